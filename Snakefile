@@ -1,0 +1,50 @@
+# Task arithmetic with pre-trained models: the table of contents.
+from snakemake.utils import min_version
+
+min_version("9.14")
+
+
+# One experiment at a time: a --configfile replaces the default instead of merging into it.
+if "experiment" not in config:
+
+    configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+
+
+pathvars:
+    results=f"results/{config['experiment']}",
+    logs=f"results/{config['experiment']}/logs",
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/datasets.smk"
+include: "workflow/rules/encoders.smk"
+include: "workflow/rules/finetune.smk"
+include: "workflow/rules/edits.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/figures.smk"
+
+
+rule all_tables:
+    input:
+        get_tables(),
+    default_target: True
+
+
+rule all_figures:
+    input:
+        get_figures(),
+
+
+rule all:
+    input:
+        rules.all_tables.input,
+        rules.all_figures.input,
+
+
+onsuccess:
+    show_tables()

@@ -1,0 +1,262 @@
+"""What the rules share: the checked configuration, wildcards, and functions of wildcards."""
+
+import os
+import sys
+from pathlib import Path
+
+from task_arithmetic.artifacts import PipelineError, canonical_json
+from task_arithmetic.config import check_config, check_duplicate_keys, finetuning_of
+from task_arithmetic.lineage import code_digest
+
+CONFIG_FILES = [str(path) for path in workflow.configfiles]
+TABLES = ["single_task", "task_addition", "task_negation"]
+FIGURES = ["addition_curves", "negation_curves", "single_task_against_edited"]
+# Post-hoc linearization trains nothing: it moves the tangent model along the non-linear vectors.
+VECTOR_MODES = {"nonlinear": "nonlinear", "posthoc": "nonlinear", "linear": "linear"}
+TANGENT_MODES = ["posthoc", "linear"]
+# Caching between workflows is on where a cache folder is named (and --cache is given).
+SHARED_CACHE = bool(os.environ.get("SNAKEMAKE_OUTPUT_CACHE"))
+COLUMN_STORE = f"results/{config['experiment']}/columns"
+
+try:
+    for path in CONFIG_FILES:
+        check_duplicate_keys(path)
+    check_config(config, " + ".join(CONFIG_FILES) or "config")
+except PipelineError as error:
+    # One line for the user; a traceback through the workflow would bury it.
+    print(error, file=sys.stderr)
+    sys.exit(1)
+
+# Jobs take tasks in this order, so that reordering the list in the configuration reruns none.
+TASKS = sorted(config["tasks"])
+DATASETS = sorted({*config["tasks"], config["control"]})
+EDITS = ["addition", *(f"negation-{task}" for task in TASKS)]
+
+
+wildcard_constraints:
+    model="|".join(config["models"]),
+    seed=r"\d+",
+    mode="nonlinear|posthoc|linear",
+    tangent_mode="|".join(TANGENT_MODES),
+    vector_mode="nonlinear|linear",
+    task="|".join(TASKS),
+    dataset="|".join(DATASETS),
+    edit="|".join([*EDITS, *(f"single-{task}" for task in TASKS)]),
+    curve="validation|test|accuracy",
+
+
+def get_source_files(wildcards):
+    """Return the image files of a dataset that is read from a folder."""
+    folder = config["datasets"][wildcards.dataset]["source"].get("folder")
+    return sorted(str(path) for path in Path(folder).glob("*/*/*.*")) if folder else []
+
+
+def get_dataset_settings(wildcards):
+    """Return a dataset's own slice of the configuration."""
+    return canonical_json(
+        {
+            "dataset": wildcards.dataset,
+            "source": config["datasets"][wildcards.dataset]["source"],
+            "validation": config["validation"],
+        }
+    )
+
+
+def get_encoder_source(wildcards):
+    """Return the weights to adopt: the shipped ones, or those pre-trained here."""
+    model = config["models"][wildcards.model]
+    return model["weights"] if model["pretrain"] == "shipped" else rules.pretrain.output.encoder
+
+
+def get_encoder_settings(wildcards):
+    """Return what decides whether weights fit the configured model."""
+    model = config["models"][wildcards.model]
+    return canonical_json({"model": wildcards.model, "architecture": model["architecture"]})
+
+
+def get_pretraining_settings(wildcards):
+    """Return a model's architecture and pre-training."""
+    model = config["models"][wildcards.model]
+    keys = ("architecture", "preprocess", "pretraining")
+    return canonical_json({"model": wildcards.model, **{key: model[key] for key in keys}})
+
+
+def get_head_settings(wildcards):
+    """Return a dataset's prompts."""
+    return canonical_json(
+        {
+            "model": wildcards.model,
+            "dataset": wildcards.dataset,
+            "templates": config["datasets"][wildcards.dataset]["templates"],
+        }
+    )
+
+
+def get_finetune_settings(wildcards):
+    """Return the fine-tuning protocol of one task, mode and seed."""
+    return canonical_json(
+        {
+            "model": wildcards.model,
+            "task": wildcards.task,
+            "hyperparameters": {
+                "mode": wildcards.vector_mode,
+                "seed": int(wildcards.seed),
+                **finetuning_of(config, wildcards.task),
+            },
+        }
+    )
+
+
+def get_tangent_vectors(wildcards):
+    """Return the names MODE/TASK of all vectors that the configured tangent modes need."""
+    modes = {VECTOR_MODES[mode] for mode in config["modes"] if mode in TANGENT_MODES}
+    return [f"{mode}/{task}" for mode in sorted(modes) for task in TASKS]
+
+
+def get_tangent_vector_files(wildcards):
+    """Return the files of all vectors that the configured tangent modes need."""
+    return expand(
+        "<results>/vectors/{model}/{seed}/{vector}.safetensors",
+        model=wildcards.model,
+        seed=wildcards.seed,
+        vector=get_tangent_vectors(wildcards),
+    )
+
+
+def get_features_settings(wildcards):
+    """Return what a feature job computes: f0 and every Jτ on the evaluated splits."""
+    return canonical_json(
+        {
+            "dataset": wildcards.dataset,
+            "splits": ["validation", "test"],
+            "vectors": get_tangent_vectors(wildcards),
+            "batch_size": config["evaluation"]["batch_size"],
+        }
+    )
+
+
+def get_weights(edit):
+    """Return the weight of each task vector in an edit."""
+    kind, _, task = edit.partition("-")
+    return {
+        "single": {task: 1},
+        "negation": {task: -1},
+        "addition": dict.fromkeys(TASKS, 1),
+    }[kind]
+
+
+def get_evaluated_datasets(edit):
+    """Return the datasets on which an edit is evaluated."""
+    control = [config["control"]] if edit.startswith("negation-") else []
+    return [*get_weights(edit), *control]
+
+
+def get_curve_settings(wildcards):
+    """Return an edit, the splits it is evaluated on, and its coefficients."""
+    splits = ["validation", "test"] if wildcards.curve == "accuracy" else [wildcards.curve]
+    alphas = [0.0, 1.0] if wildcards.curve == "accuracy" else config["coefficients"]
+    mode = wildcards.get("tangent_mode", "nonlinear")
+    settings = {
+        "model": wildcards.model,
+        "seed": int(wildcards.seed),
+        "mode": mode,
+        "edit": wildcards.edit,
+        "weights": get_weights(wildcards.edit),
+        "datasets": get_evaluated_datasets(wildcards.edit),
+        "splits": splits,
+        # A test curve takes its coefficients from the selection.
+        "alphas": [] if wildcards.curve == "test" else alphas,
+    }
+    own = (
+        {"batch_size": config["evaluation"]["batch_size"]}
+        if mode == "nonlinear"
+        else {"vector_mode": VECTOR_MODES[mode]}
+    )
+    return canonical_json(settings | own)
+
+
+def get_curve_inputs(wildcards):
+    """Return the files that decide an edit's accuracies, by name."""
+    mode = wildcards.get("tangent_mode", "nonlinear")
+    datasets = get_evaluated_datasets(wildcards.edit)
+    splits = ["validation", "test"] if wildcards.curve == "accuracy" else [wildcards.curve]
+    inputs = {
+        "encoder": "<results>/encoders/{model}/encoder.safetensors",
+        "vectors": expand(
+            "<results>/vectors/{{model}}/{{seed}}/{mode}/{task}.safetensors",
+            mode=VECTOR_MODES[mode],
+            task=sorted(get_weights(wildcards.edit)),
+        ),
+        "heads": expand("<results>/heads/{{model}}/{dataset}.safetensors", dataset=datasets),
+        "examples": expand(
+            "<results>/datasets/{dataset}/{split}.parquet", dataset=datasets, split=splits
+        ),
+    }
+    if mode != "nonlinear":
+        # A manifest lists columns for all edits, and is rewritten when a task is added. What this
+        # edit takes from it is decided by the other inputs, so the manifest's age does not count.
+        inputs["manifests"] = [
+            ancient(path)
+            for path in expand(
+                "<results>/features/{{model}}/{{seed}}/{dataset}.json", dataset=datasets
+            )
+        ]
+    selection = f"<results>/edits/{{model}}/{{seed}}/{mode}/{{edit}}/selection.csv"
+    inputs["selection"] = [selection] if wildcards.curve == "test" else []
+    return inputs
+
+
+def get_single_accuracies(wildcards):
+    """Return the single-task accuracies that an addition is normalized by."""
+    if wildcards.edit != "addition":
+        return []
+    return expand(
+        "<results>/edits/{{model}}/{{seed}}/{{mode}}/single-{task}/accuracy.csv", task=TASKS
+    )
+
+
+def get_selection_settings(wildcards):
+    """Return the rule by which an edit's coefficient is chosen."""
+    negation = {
+        "target": wildcards.edit.removeprefix("negation-"),
+        "control": config["control"],
+        "control_threshold": config["control_threshold"],
+    }
+    return canonical_json(
+        {
+            "model": wildcards.model,
+            "seed": int(wildcards.seed),
+            "mode": wildcards.mode,
+            "edit": wildcards.edit,
+            "rule": {} if wildcards.edit == "addition" else negation,
+        }
+    )
+
+
+def get_edit_files(edits, name):
+    """Return one kind of file for some edits, over all models, seeds and modes."""
+    return expand(
+        "<results>/edits/{model}/{seed}/{mode}/{edit}/{name}.csv",
+        model=config["models"],
+        seed=config["seeds"],
+        mode=config["modes"],
+        edit=edits,
+        name=name,
+    )
+
+
+def get_tables():
+    """Return all tables in all formats."""
+    return expand("<results>/tables/{table}.{format}", table=TABLES, format=["csv", "md", "tex"])
+
+
+def get_figures():
+    """Return all figures in all formats."""
+    return expand("<results>/figures/{figure}.{format}", figure=FIGURES, format=["png", "pdf"])
+
+
+def show_tables():
+    """Print the rendered tables, if all of them are there."""
+    files = [Path(f"results/{config['experiment']}/tables/{table}.md") for table in TABLES]
+    if all(file.exists() for file in files):
+        shell("task-arithmetic show {files}")

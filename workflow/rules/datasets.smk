@@ -1,0 +1,24 @@
+rule dataset:
+    input:
+        get_source_files,
+    output:
+        train="<results>/datasets/{dataset}/train.parquet",
+        validation="<results>/datasets/{dataset}/validation.parquet",
+        test="<results>/datasets/{dataset}/test.parquet",
+    log:
+        "<logs>/dataset/{dataset}.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    cache: SHARED_CACHE
+    params:
+        settings=get_dataset_settings,
+        code=code_digest("datasets"),
+    message:
+        "dataset {wildcards.dataset}"
+    shell:
+        "task-arithmetic dataset --settings {params.settings:q} --train {output.train}"
+        " --validation {output.validation} --test {output.test} --log {log}"

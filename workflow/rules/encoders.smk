@@ -1,0 +1,70 @@
+rule pretrain:
+    output:
+        encoder="<results>/pretrained/{model}/encoder.safetensors",
+    log:
+        "<logs>/pretrain/{model}.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=240,
+    cache: SHARED_CACHE
+    params:
+        settings=get_pretraining_settings,
+        code=code_digest("pretraining", "encoders"),
+    message:
+        "pre-training {wildcards.model}"
+    shell:
+        "task-arithmetic pretrain --settings {params.settings:q} --output {output.encoder}"
+        " --threads {threads} --log {log}"
+
+
+rule encoder:
+    input:
+        weights=get_encoder_source,
+    output:
+        encoder="<results>/encoders/{model}/encoder.safetensors",
+    log:
+        "<logs>/encoder/{model}.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=30,
+    cache: SHARED_CACHE
+    params:
+        settings=get_encoder_settings,
+        code=code_digest("encoders"),
+    message:
+        "encoder {wildcards.model}"
+    shell:
+        "task-arithmetic encoder --settings {params.settings:q} --source {input.weights}"
+        " --output {output.encoder} --log {log}"
+
+
+rule head:
+    input:
+        encoder="<results>/encoders/{model}/encoder.safetensors",
+        examples="<results>/datasets/{dataset}/train.parquet",
+    output:
+        head="<results>/heads/{model}/{dataset}.safetensors",
+    log:
+        "<logs>/head/{model}/{dataset}.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=30,
+    cache: SHARED_CACHE
+    params:
+        settings=get_head_settings,
+        code=code_digest("encoders", "datasets"),
+    message:
+        "zero-shot head of {wildcards.dataset} for {wildcards.model}"
+    shell:
+        "task-arithmetic head --settings {params.settings:q} --encoder {input.encoder}"
+        " --examples {input.examples} --output {output.head} --threads {threads} --log {log}"

@@ -1,0 +1,273 @@
+"""The papers' tables as text: Markdown and LaTeX in percent, and Markdown on a terminal.
+
+A table is a summary, methods by measures as in the tangent-space paper, and the same numbers task
+by task below it. Means, spreads and the marking of the best are the same for both markups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from rich.console import Console
+from rich.markdown import Markdown
+
+from task_arithmetic.tables import MODES, axes
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of numbers: which, under what heading, which direction is better, in what unit."""
+
+    column: str
+    heading: str
+    better: Literal["max", "min"] | None = None
+    percent: bool = True
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a table says about itself, its summary columns and its per-task tables."""
+
+    title: str
+    caption: str
+    summary: tuple[Metric, ...]
+    per_task: tuple[Metric, ...]
+
+
+_VALIDATION = Metric("validation", "Validation (↑)", "max")
+_TEST = Metric("test", "Test (↑)", "max")
+_ABSOLUTE = Metric("accuracy", "Absolute (↑)", "max")
+_NORMALIZED = Metric("normalized_accuracy", "Normalized (↑)", "max")
+_TARGET = Metric("target_accuracy", "Target (↓)", "min")
+# The control is a constraint, not a contest: no value of it is marked as the best.
+_CONTROL = Metric("control_accuracy", "Control")
+_ALPHA = Metric("alpha", "α", percent=False)
+
+LAYOUTS = {
+    "single_task": Layout(
+        "Single-task accuracy",
+        "Accuracy (%) of each task's own model on that task",
+        (_VALIDATION, _TEST),
+        (_TEST,),
+    ),
+    "task_addition": Layout(
+        "Task addition",
+        "Test accuracy (%) of one model edited with the sum of all task vectors, absolute and"
+        " relative to the single-task models of the same method (layout of Ortiz-Jimenez et al."
+        " 2023, table 1)",
+        (_ABSOLUTE, _NORMALIZED, _ALPHA),
+        (_ABSOLUTE, _NORMALIZED),
+    ),
+    "task_negation": Layout(
+        "Task negation",
+        "Test accuracy (%) on the target task, to be lowered, and on the control, to be kept,"
+        " after subtracting the target's task vector (layout of Ortiz-Jimenez et al. 2023,"
+        " table 2)",
+        (_TARGET, _CONTROL),
+        (_TARGET, _CONTROL, _ALPHA),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """Strings ready to be written."""
+
+    title: str
+    caption: str
+    models: list[str]  # of each column after the first
+    table: list[list[str]]  # the first row and the first column are headings
+
+
+def render(
+    name: str,
+    table: pd.DataFrame,
+    tasks: Sequence[str],
+    format: Literal["markdown", "latex"],
+    singles: pd.DataFrame | None = None,
+) -> str:
+    """Lay a tidy table out as in the papers: methods by measures, then task by task.
+
+    Args:
+        name: `single_task`, `task_addition` or `task_negation`.
+        table: What the function of that name returns.
+        tasks: Task names in the order wanted.
+        format: The markup language.
+        singles: What `single_task` returns; gives `task_addition` its pre-trained row.
+
+    Returns:
+        The text of the file: percent with one decimal, mean ± sample standard deviation over
+        seeds (no ± for one seed), the best mean in bold. Edits without a feasible α are never
+        part of a mean unsaid: the cell says of how many of how many it is the mean.
+    """
+    layout, rows = LAYOUTS[name], _with_pretrained(name, table, singles)
+    markup, bold = {
+        "markdown": (_markdown, "**{}**"),
+        "latex": (partial(_latex, name), r"\textbf{{{}}}"),
+    }[format]
+    models, seeds, modes = axes(rows)
+    of = {model: rows[rows["model"] == model] for model in models}
+    methods = [MODES.get(mode, mode) for mode in modes]
+
+    measures = list(product(models, layout.summary))
+    columns = [_compare(of[model], metric, modes, bold) for model, metric in measures]
+    heads = ["Method", *(metric.heading for _, metric in measures)]
+    lines = [list(line) for line in zip(methods, *columns, strict=True)]
+    caption = f"{layout.caption}; {_spread(len(tasks), len(seeds))}. {_legend(lines)}"
+    sheets = [_Sheet(layout.title, caption, [model for model, _ in measures], [heads, *lines])]
+
+    for model, metric in product(models, layout.per_task):
+        # The pre-trained model has no coefficient and no normalized accuracy: no column for it.
+        known = of[model].loc[of[model]["mode"] == "pretrained", metric.column].notna().any()
+        shown = [mode for mode in modes if mode != "pretrained" or known]
+        heads = ["Task", *(MODES.get(mode, mode) for mode in shown)]
+        by_task = {task: of[model][of[model]["task"] == task] for task in tasks}
+        lines = [[task, *_compare(part, metric, shown, bold)] for task, part in by_task.items()]
+        sheets.append(
+            _Sheet(f"{metric.heading} by task", "", [model] * len(shown), [heads, *lines])
+        )
+    return markup(sheets)
+
+
+def show(paths: Iterable[Path], console: Console | None = None) -> None:
+    """Print the summaries of rendered tables, and where to read the same task by task.
+
+    Args:
+        paths: Files written from `render(..., "markdown")`, in the order wanted.
+        console: Where to print; standard output by default.
+    """
+    console = console or Console()
+    for path in paths:
+        summary = Path(path).read_text(encoding="utf-8").partition("\n### ")[0]
+        console.print(Markdown(summary))
+        console.print(f"Task by task: {path}\n", highlight=False, soft_wrap=True)
+
+
+def _with_pretrained(name: str, table: pd.DataFrame, singles: pd.DataFrame | None) -> pd.DataFrame:
+    """Return one column per metric and the pre-trained model as a method among the others."""
+    keys = ["model", "seed", "mode", "task"]
+    if name == "single_task":
+        return table.pivot(index=keys, columns="split", values="accuracy").reset_index()
+    if name == "task_addition" and singles is not None:
+        baseline = (singles["mode"] == "pretrained") & (singles["split"] == "test")
+        return pd.concat([singles[baseline].drop(columns="split"), table], ignore_index=True)
+    if name == "task_negation":
+        measured = ["pretrained_target_accuracy", "pretrained_control_accuracy"]
+        baseline = table[keys + measured].drop_duplicates(["model", "seed", "task"])
+        baseline = baseline.rename(columns=lambda column: column.removeprefix("pretrained_"))
+        return pd.concat([baseline.assign(mode="pretrained"), table], ignore_index=True)
+    return table
+
+
+def _compare(rows: pd.DataFrame, metric: Metric, modes: list[str], bold: str) -> list[str]:
+    """Return one cell per mode: mean ± spread over seeds of the mean over the tasks in `rows`."""
+    cells, contest = [], {}
+    for mode in modes:
+        values = rows[rows["mode"] == mode].set_index("seed")[metric.column]
+        values = values * 100 if metric.percent else values
+        known, total = values.notna().sum(), len(values)
+        if not known:
+            cells.append("–" if mode == "pretrained" else "infeasible")
+            continue
+        by_seed = values.groupby(level="seed").mean().dropna()
+        places = 1 if metric.percent else 2
+        mean = f"{by_seed.mean():.{places}f}"
+        spread = f" ± {by_seed.std():.{places}f}" if len(by_seed) > 1 else ""
+        cells.append(mean + spread + (f" ({known} of {total})" if known < total else ""))
+        # A mean over fewer tasks is another quantity, and the pre-trained model is no contestant.
+        if known == total and mode != "pretrained":
+            contest[len(cells) - 1] = mean
+    if metric.better and len(contest) > 1:
+        # Compared as printed: numbers that look equal are marked alike.
+        best = {"min": min, "max": max}[metric.better](contest.values(), key=float)
+        for place, mean in contest.items():
+            if mean == best:
+                cells[place] = cells[place].replace(mean, bold.format(mean), 1)
+    return cells
+
+
+def _spread(tasks: int, seeds: int) -> str:
+    mean = f"mean over {tasks} tasks"
+    return f"{mean}, one seed (n = 1)" if seeds == 1 else f"{mean} ± std over n = {seeds} seeds"
+
+
+def _legend(lines: list[list[str]]) -> str:
+    """Return what the marks that the cells bear mean."""
+    text = "Bold: best method."
+    if any("infeasible" in cell or " of " in cell for line in lines for cell in line):
+        text += (
+            " Infeasible: no coefficient keeps the control accuracy on validation data;"
+            " (k of n): mean over the k edits of n for which one does."
+        )
+    return text
+
+
+def _markdown(sheets: list[_Sheet]) -> str:
+    parts = []
+    for number, sheet in enumerate(sheets):
+        title, (corner, *heads) = sheet.title, sheet.table[0]
+        if len(set(sheet.models)) == 1:
+            title += f" ({sheet.models[0]})"
+        else:
+            heads = [f"{model}: {head}" for model, head in zip(sheet.models, heads, strict=True)]
+        lines = [[corner, *heads], *sheet.table[1:]]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        padded = [
+            [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines
+        ]
+        padded.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+        parts += [f"{'###' if number else '##'} {title}", sheet.caption]
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in padded))
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+_TEX = str.maketrans({
+    "%": r"\%",
+    "_": r"\_",
+    "&": r"\&",
+    "#": r"\#",
+    "±": r"$\pm$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "α": r"$\alpha$",
+    "–": "--",
+})
+
+
+def _latex(name: str, sheets: list[_Sheet]) -> str:
+    parts = ["% Needs \\usepackage{booktabs}."]
+    for number, sheet in enumerate(sheets):
+        models = list(dict.fromkeys(sheet.models))
+        width = len(sheet.models) // len(models)
+        spans = [(2 + i * width, 1 + (i + 1) * width) for i in range(len(models))]
+        over = ["", *(rf"\multicolumn{{{width}}}{{c}}{{{model}}}" for model in models)]
+        lines = [
+            " & ".join(cell.translate(_TEX) for cell in line) + r" \\"
+            for line in (over, *sheet.table)
+        ]
+        caption = f"{sheet.title}. {sheet.caption}".strip().translate(_TEX)
+        parts.append(
+            "\n".join([
+                r"\begin{table}[t]",
+                r"\centering",
+                rf"\caption{{{caption}}}",
+                rf"\label{{tab:{name}{f':{number}' if number else ''}}}",
+                rf"\begin{{tabular}}{{l{'r' * len(sheet.models)}}}",
+                r"\toprule",
+                lines[0],
+                " ".join(rf"\cmidrule(lr){{{first}-{last}}}" for first, last in spans),
+                lines[1],
+                r"\midrule",
+                *lines[2:],
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table}",
+            ])
+        )
+    return "\n\n".join(parts) + "\n"
