@@ -30,9 +30,9 @@ include: "workflow/rules/figures.smk"
 
 
 rule all_tables:
+    default_target: True
     input:
         get_tables(),
-    default_target: True
 
 
 rule all_figures:

@@ -51,7 +51,8 @@ def test_the_default_configuration_is_valid(config):
         ("seeds", 0, "seeds: expected a list, found 0"),
         ("experiment", "a/b", "experiment: expected a name of letters, digits, dots, hyphens"),
         ("control_threshold", 1.5, "control_threshold: expected at most 1, found 1.5"),
-        ("finetuning.epochs", 3, "finetuning: expected exactly one of steps and epochs, found both"),
+        ("finetuning.epochs", 3, "finetuning: expected exactly one of steps and epochs, found "
+         "both"),
         ("finetuning.warmup_steps", 10**6, "datasets.digits.finetuning: expected fewer "
          "warmup_steps than the"),
         ("datasets.digits.source", {"generator": "digits"}, "datasets.digits.source: expected the "

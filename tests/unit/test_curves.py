@@ -80,9 +80,7 @@ def test_the_smallest_best_coefficient_wins_a_tie():
 
 
 def test_negation_minimizes_the_target_among_those_that_keep_the_control():
-    edit = curve(
-        {"a": {0.0: 0.9, 0.5: 0.4, 1.0: 0.1}, "c": {0.0: 0.8, 0.5: 0.76, 1.0: 0.75}}
-    )
+    edit = curve({"a": {0.0: 0.9, 0.5: 0.4, 1.0: 0.1}, "c": {0.0: 0.8, 0.5: 0.76, 1.0: 0.75}})
     chosen = select_negation(edit, "a", "c", 0.95)  # 0.95 · 0.8 = 0.76 is kept, 0.75 is not
     assert (chosen.alpha, chosen.objective) == (0.5, 0.4)
 

@@ -18,7 +18,7 @@ def setting():
     tower = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.Tanh(), nn.Linear(16, 5)).eval()
     images = torch.randint(0, 256, (7, 4, 4, 3), dtype=torch.uint8).numpy()
     vectors = [
-        TaskVector({name: 0.1 * torch.randn_like(value) for name, value in tower.named_parameters()})
+        TaskVector({name: 0.1 * torch.randn_like(w) for name, w in tower.named_parameters()})
         for _ in range(2)
     ]
     return Encoder("small", tower, PREPROCESS), images, vectors
@@ -43,7 +43,8 @@ def test_edited_features_are_those_of_the_edited_network(setting):
         expected = torch.func.functional_call(encoder.tower, theta, inputs).detach().numpy()
         np.testing.assert_allclose(found[alpha][0], expected, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found[alpha][1], expected[:3], rtol=1e-5, atol=1e-6)
-    assert all(torch.equal(value, before[name]) for name, value in encoder.tower.state_dict().items())
+    after = encoder.tower.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_first_order_features_are_the_network_and_its_jacobian_products(setting):

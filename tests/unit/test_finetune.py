@@ -142,9 +142,9 @@ def test_the_schedule_warms_up_linearly_and_ends_at_zero():
 
 def test_an_epoch_sees_every_example_once_and_orders_differ():
     epochs = {
-        (seed, epoch): torch.cat(
-            [b.indices for b in batches(20, 0, 6, replace(SETTINGS, seed=seed)) if b.epoch == epoch]
-        )
+        (seed, epoch): torch.cat([
+            b.indices for b in batches(20, 0, 6, replace(SETTINGS, seed=seed)) if b.epoch == epoch
+        ])
         for seed in (0, 1)
         for epoch in (0, 1)
     }

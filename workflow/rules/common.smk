@@ -43,6 +43,7 @@ wildcard_constraints:
     dataset="|".join(DATASETS),
     edit="|".join([*EDITS, *(f"single-{task}" for task in TASKS)]),
     curve="validation|test|accuracy",
+    figure="|".join(FIGURES),
 
 
 def get_source_files(wildcards):
@@ -65,20 +66,28 @@ def get_dataset_settings(wildcards):
 def get_encoder_source(wildcards):
     """Return the weights to adopt: the shipped ones, or those pre-trained here."""
     model = config["models"][wildcards.model]
-    return model["weights"] if model["pretrain"] == "shipped" else rules.pretrain.output.encoder
+    return (
+        model["weights"]
+        if model["pretrain"] == "shipped"
+        else rules.pretrain.output.encoder
+    )
 
 
 def get_encoder_settings(wildcards):
     """Return what decides whether weights fit the configured model."""
     model = config["models"][wildcards.model]
-    return canonical_json({"model": wildcards.model, "architecture": model["architecture"]})
+    return canonical_json(
+        {"model": wildcards.model, "architecture": model["architecture"]}
+    )
 
 
 def get_pretraining_settings(wildcards):
     """Return a model's architecture and pre-training."""
     model = config["models"][wildcards.model]
     keys = ("architecture", "preprocess", "pretraining")
-    return canonical_json({"model": wildcards.model, **{key: model[key] for key in keys}})
+    return canonical_json(
+        {"model": wildcards.model, **{key: model[key] for key in keys}}
+    )
 
 
 def get_head_settings(wildcards):
@@ -153,7 +162,9 @@ def get_evaluated_datasets(edit):
 
 def get_curve_settings(wildcards):
     """Return an edit, the splits it is evaluated on, and its coefficients."""
-    splits = ["validation", "test"] if wildcards.curve == "accuracy" else [wildcards.curve]
+    splits = (
+        ["validation", "test"] if wildcards.curve == "accuracy" else [wildcards.curve]
+    )
     alphas = [0.0, 1.0] if wildcards.curve == "accuracy" else config["coefficients"]
     mode = wildcards.get("tangent_mode", "nonlinear")
     settings = {
@@ -179,7 +190,9 @@ def get_curve_inputs(wildcards):
     """Return the files that decide an edit's accuracies, by name."""
     mode = wildcards.get("tangent_mode", "nonlinear")
     datasets = get_evaluated_datasets(wildcards.edit)
-    splits = ["validation", "test"] if wildcards.curve == "accuracy" else [wildcards.curve]
+    splits = (
+        ["validation", "test"] if wildcards.curve == "accuracy" else [wildcards.curve]
+    )
     inputs = {
         "encoder": "<results>/encoders/{model}/encoder.safetensors",
         "vectors": expand(
@@ -187,9 +200,13 @@ def get_curve_inputs(wildcards):
             mode=VECTOR_MODES[mode],
             task=sorted(get_weights(wildcards.edit)),
         ),
-        "heads": expand("<results>/heads/{{model}}/{dataset}.safetensors", dataset=datasets),
+        "heads": expand(
+            "<results>/heads/{{model}}/{dataset}.safetensors", dataset=datasets
+        ),
         "examples": expand(
-            "<results>/datasets/{dataset}/{split}.parquet", dataset=datasets, split=splits
+            "<results>/datasets/{dataset}/{split}.parquet",
+            dataset=datasets,
+            split=splits,
         ),
     }
     if mode != "nonlinear":
@@ -211,7 +228,8 @@ def get_single_accuracies(wildcards):
     if wildcards.edit != "addition":
         return []
     return expand(
-        "<results>/edits/{{model}}/{{seed}}/{{mode}}/single-{task}/accuracy.csv", task=TASKS
+        "<results>/edits/{{model}}/{{seed}}/{{mode}}/single-{task}/accuracy.csv",
+        task=TASKS,
     )
 
 
@@ -245,18 +263,49 @@ def get_edit_files(edits, name):
     )
 
 
+def get_table_settings():
+    """Return what the tables and figures show: the tasks in their configured order."""
+    keys = ("tasks", "control", "control_threshold")
+    return canonical_json({key: config[key] for key in keys})
+
+
+def get_figure_inputs(wildcards):
+    """Return the curves, selections and tables that a figure draws."""
+    tables = {
+        "addition_curves": ["single_task"],
+        "negation_curves": [],
+        "single_task_against_edited": TABLES,
+    }[wildcards.figure]
+    edits = {
+        "addition_curves": ["addition"],
+        "negation_curves": [f"negation-{task}" for task in TASKS],
+        "single_task_against_edited": [],
+    }[wildcards.figure]
+    return {
+        "curves": get_edit_files(edits, "validation"),
+        "selections": get_edit_files(edits, "selection"),
+        "tables": expand("<results>/tables/{table}.csv", table=tables),
+    }
+
+
 def get_tables():
     """Return all tables in all formats."""
-    return expand("<results>/tables/{table}.{format}", table=TABLES, format=["csv", "md", "tex"])
+    return expand(
+        "<results>/tables/{table}.{format}", table=TABLES, format=["csv", "md", "tex"]
+    )
 
 
 def get_figures():
     """Return all figures in all formats."""
-    return expand("<results>/figures/{figure}.{format}", figure=FIGURES, format=["png", "pdf"])
+    return expand(
+        "<results>/figures/{figure}.{format}", figure=FIGURES, format=["png", "pdf"]
+    )
 
 
 def show_tables():
     """Print the rendered tables, if all of them are there."""
-    files = [Path(f"results/{config['experiment']}/tables/{table}.md") for table in TABLES]
+    files = [
+        Path(f"results/{config['experiment']}/tables/{table}.md") for table in TABLES
+    ]
     if all(file.exists() for file in files):
         shell("task-arithmetic show {files}")

@@ -7,13 +7,13 @@ rule dataset:
         test="<results>/datasets/{dataset}/test.parquet",
     log:
         "<logs>/dataset/{dataset}.log",
+    cache: SHARED_CACHE
     conda:
         "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=4000,
         runtime=30,
-    cache: SHARED_CACHE
     params:
         settings=get_dataset_settings,
         code=code_digest("datasets"),

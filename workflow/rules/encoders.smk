@@ -3,6 +3,7 @@ rule pretrain:
         encoder="<results>/pretrained/{model}/encoder.safetensors",
     log:
         "<logs>/pretrain/{model}.log",
+    cache: SHARED_CACHE
     conda:
         "../../envs/environment.yaml"
     threads: 2
@@ -10,7 +11,6 @@ rule pretrain:
         gpu=1,
         mem_mb=8000,
         runtime=240,
-    cache: SHARED_CACHE
     params:
         settings=get_pretraining_settings,
         code=code_digest("pretraining", "encoders"),
@@ -28,13 +28,13 @@ rule encoder:
         encoder="<results>/encoders/{model}/encoder.safetensors",
     log:
         "<logs>/encoder/{model}.log",
+    cache: SHARED_CACHE
     conda:
         "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=8000,
         runtime=30,
-    cache: SHARED_CACHE
     params:
         settings=get_encoder_settings,
         code=code_digest("encoders"),
@@ -53,13 +53,13 @@ rule head:
         head="<results>/heads/{model}/{dataset}.safetensors",
     log:
         "<logs>/head/{model}/{dataset}.log",
+    cache: SHARED_CACHE
     conda:
         "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=8000,
         runtime=30,
-    cache: SHARED_CACHE
     params:
         settings=get_head_settings,
         code=code_digest("encoders", "datasets"),

@@ -8,6 +8,7 @@ rule finetune:
         training_log="<results>/checkpoints/{model}/{seed}/{vector_mode}/{task}.csv",
     log:
         "<logs>/finetune/{model}/{seed}/{vector_mode}/{task}.log",
+    cache: SHARED_CACHE
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -15,7 +16,6 @@ rule finetune:
         gpu=1,
         mem_mb=16000,
         runtime=240,
-    cache: SHARED_CACHE
     params:
         settings=get_finetune_settings,
         code=code_digest("finetune", "datasets"),

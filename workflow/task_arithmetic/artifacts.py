@@ -111,12 +111,12 @@ def write_csv(path: Path | str, frame: pd.DataFrame) -> None:
         frame.to_csv(temporary, index=False)
 
 
-def read_csv(path: Path | str, columns: list[str]) -> pd.DataFrame:
-    """Read a CSV file that must have exactly the given columns.
+def read_csv(path: Path | str, columns: list[str] | None = None) -> pd.DataFrame:
+    """Read a CSV file.
 
     Args:
         path: The file to read.
-        columns: The expected columns, in order.
+        columns: The columns that it must have, in order; None for any.
 
     Returns:
         The table.
@@ -130,7 +130,7 @@ def read_csv(path: Path | str, columns: list[str]) -> pd.DataFrame:
         frame = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise PipelineError(_unreadable(path, "a CSV file", error)) from error
-    if list(frame.columns) != columns:
+    if columns is not None and list(frame.columns) != columns:
         raise PipelineError(f"{path}: expected columns {columns}, found {list(frame.columns)}")
     return frame
 

@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
+from enum import StrEnum, auto
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ from task_arithmetic.artifacts import (
     sha256,
     write_csv,
     write_tensors,
+    write_text,
 )
 from task_arithmetic.lineage import code_digest, recorded_step
 
@@ -455,6 +457,101 @@ def select(
         step.facts |= {"seed": settings["seed"]}
 
 
+class Table(StrEnum):
+    """The tables, named by the functions that make them."""
+
+    single_task = auto()
+    task_addition = auto()
+    task_negation = auto()
+
+
+class Figure(StrEnum):
+    """The figures, named by the functions that draw them."""
+
+    addition_curves = auto()
+    negation_curves = auto()
+    single_task_against_edited = auto()
+
+
+@app.command()
+def table(
+    name: Annotated[Table, typer.Argument(help="Which table.")],
+    settings: Annotated[Any, _settings("tasks", "control")],
+    csv: Annotated[Path, _file("Tidy CSV to write.")],
+    markdown: Annotated[Path, _file("Markdown to write.")],
+    latex: Annotated[Path, _file("LaTeX to write.")],
+    singles: Annotated[Any, _files("Single-task accuracies; or the table of them.")] = "",
+    tests: Annotated[Any, _files("Test curves.")] = "",
+    selections: Annotated[Any, _files("Selections.")] = "",
+    log: Log = None,
+) -> None:
+    """Make a table of the papers: tidy CSV, and rendered Markdown and LaTeX."""
+    _start(log)
+    from task_arithmetic import tables
+    from task_arithmetic.rendering import render
+
+    inputs, outputs = [*singles, *tests, *selections], [csv, markdown, latex]
+    with recorded_step("table", settings, ("tables", "rendering"), inputs, outputs):
+        tasks, single = settings["tasks"], None
+        if name is Table.single_task:
+            made = tables.single_task(_read_curves(singles), tasks)
+        elif name is Table.task_addition:
+            single = read_csv(singles[0])
+            chosen = _read_selections(selections)
+            made = tables.task_addition(_read_curves(tests), chosen, single, tasks)
+        else:
+            chosen = _read_selections(selections)
+            made = tables.task_negation(_read_curves(tests), chosen, tasks, settings["control"])
+        write_csv(csv, made)
+        write_text(markdown, render(name, made, tasks, "markdown", single))
+        write_text(latex, render(name, made, tasks, "latex", single))
+
+
+@app.command()
+def figure(
+    name: Annotated[Figure, typer.Argument(help="Which figure.")],
+    settings: Annotated[Any, _settings("tasks", "control", "control_threshold")],
+    png: Annotated[Path, _file("PNG to write.")],
+    pdf: Annotated[Path, _file("PDF to write.")],
+    curves: Annotated[Any, _files("Validation curves.")] = "",
+    selections: Annotated[Any, _files("Selections.")] = "",
+    tables: Annotated[Any, _files("Tables: single_task, task_addition, task_negation.")] = "",
+    log: Log = None,
+) -> None:
+    """Draw a figure as PNG and PDF."""
+    _start(log)
+    from task_arithmetic import figures
+
+    inputs = [*curves, *selections, *tables]
+    with recorded_step("figure", settings, ("figures",), inputs, [png, pdf]):
+        tasks, read = settings["tasks"], [read_csv(path) for path in tables]
+        if name is Figure.single_task_against_edited:
+            drawn = figures.single_task_against_edited(*read)
+        elif name is Figure.addition_curves:
+            chosen = _read_selections(selections)
+            drawn = figures.addition_curves(_read_curves(curves), chosen, read[0], tasks)
+        else:
+            chosen = _read_selections(selections)
+            drawn = figures.negation_curves(
+                _read_curves(curves),
+                chosen,
+                tasks,
+                settings["control"],
+                settings["control_threshold"],
+            )
+        figures.save(drawn, png)
+
+
+@app.command()
+def show(
+    tables: Annotated[list[Path], typer.Argument(help="Rendered tables (Markdown).")],
+) -> None:
+    """Print rendered tables."""
+    from task_arithmetic.rendering import show
+
+    show(tables)
+
+
 # --- Shared by the commands ------------------------------------------------------------------
 
 
@@ -481,6 +578,14 @@ def _read_curves(paths: list[Path]) -> Any:
     from task_arithmetic.curves import CURVE_COLUMNS
 
     return pd.concat([read_csv(path, CURVE_COLUMNS) for path in paths], ignore_index=True)
+
+
+def _read_selections(paths: list[Path]) -> Any:
+    import pandas as pd
+
+    from task_arithmetic.coefficients import SELECTION_COLUMNS
+
+    return pd.concat([read_csv(path, SELECTION_COLUMNS) for path in paths], ignore_index=True)
 
 
 def _read_head(path: Path, dataset: str) -> tuple[Any, list[str]]:

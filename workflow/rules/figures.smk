@@ -1,0 +1,28 @@
+rule figure:
+    input:
+        unpack(get_figure_inputs),
+    output:
+        png=report(
+            "<results>/figures/{figure}.png",
+            caption="../report/{figure}.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
+        pdf="<results>/figures/{figure}.pdf",
+    log:
+        "<logs>/figures/{figure}.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=get_table_settings(),
+        code=code_digest("figures"),
+    message:
+        "figure {wildcards.figure}"
+    shell:
+        "task-arithmetic figure {wildcards.figure} --settings {params.settings:q}"
+        " --curves '{input.curves}' --selections '{input.selections}' --tables '{input.tables}'"
+        " --png {output.png} --pdf {output.pdf} --log {log}"
