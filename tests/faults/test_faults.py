@@ -1,4 +1,4 @@
-"""Faults are injected into real steps: the error is clear, nothing partial stays, a rerun completes.
+"""Faults in real steps: the error is clear, nothing partial stays, a rerun completes.
 
 Every test starts from a finished project, so finished work that must be kept is there to be lost.
 """
@@ -60,7 +60,10 @@ def test_a_killed_training_resumes_to_the_same_bits(project, mode):
 
     done = project.run(*command[1:], command=command[0])
     assert done.returncode == 0, done.stderr
-    assert "resuming after step" in project.result(f"logs/finetune/tiny/0/{mode}/digits.log").read_text()
+    assert (
+        "resuming after step"
+        in project.result(f"logs/finetune/tiny/0/{mode}/digits.log").read_text()
+    )
     assert sha256(target) == expected
     assert target.with_suffix(".csv").read_text() == log
     assert leftovers(project) == []
@@ -68,13 +71,10 @@ def test_a_killed_training_resumes_to_the_same_bits(project, mode):
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
 @pytest.mark.parametrize(
-    ("damaged", "consumer"),
-    [
-        ("vectors/tiny/0/nonlinear/digits.safetensors", "edits/tiny/0/nonlinear/single-digits/accuracy.csv"),
-        ("datasets/digits/test.parquet", "edits/tiny/0/nonlinear/single-digits/accuracy.csv"),
-    ],
-)  # fmt: skip
-def test_a_damaged_input_stops_the_step_and_is_made_again(project, damaged, consumer, damage):
+    "damaged", ["vectors/tiny/0/nonlinear/digits.safetensors", "datasets/digits/test.parquet"]
+)
+def test_a_damaged_input_stops_the_step_and_is_made_again(project, damaged, damage):
+    consumer = "edits/tiny/0/nonlinear/single-digits/accuracy.csv"
     path, target = project.result(damaged), project.result(consumer)
     original, finished = sha256(path), sha256(target)
     command = recorded_command(project, consumer)
@@ -87,7 +87,9 @@ def test_a_damaged_input_stops_the_step_and_is_made_again(project, damaged, cons
 
     failed = project.run(*command[1:], command=command[0])
     assert failed.returncode == 1
-    assert f"{path.relative_to(project.root)}: damaged or modified since it was made" in failed.stderr
+    assert (
+        f"{path.relative_to(project.root)}: damaged or modified since it was made" in failed.stderr
+    )
     assert "Traceback" not in failed.stderr
     assert sha256(target) == finished
     assert leftovers(project) == []
@@ -102,7 +104,9 @@ def test_a_disk_without_room_names_the_file_and_leaves_none(project):
     artifact = CHECKPOINT.format(mode="linear")
     target = project.result(artifact)
     command = recorded_command(project, artifact)
-    others = {path: sha256(path) for path in target.parent.glob("*.safetensors")} - {target: 0}.keys()
+    others = {path: sha256(path) for path in target.parent.glob("*.safetensors")} - {
+        target: 0
+    }.keys()
     target.unlink()
     # A limit on file sizes makes writes fail in the middle of a file, as a full disk does.
     limited = f"ulimit -f 100; exec {shlex.join(command)}"
@@ -110,7 +114,7 @@ def test_a_disk_without_room_names_the_file_and_leaves_none(project):
     assert failed.returncode == 1
     assert f"{target.relative_to(project.root)}: could not be written" in failed.stderr
     assert not target.exists()
-    assert all(sha256(path) for path in others)
+    assert all(sha256(path) == content for path, content in others.items())
     assert [name for name in leftovers(project) if not name.endswith(".resume.safetensors")] == []
     assert project.run("--cores", "2", "all").returncode == 0
     assert target.exists()
@@ -123,7 +127,10 @@ def test_a_diverging_training_names_its_step_and_the_others_finish(project):
     project.configure(lambda config: config["finetuning"].update(weight_decay=0.0))
     failed = project.run("--cores", "2", "all_tables")
     assert failed.returncode == 1
-    assert "nonlinear digits: expected a finite loss, found nan at step" in failed.stdout + failed.stderr
+    assert (
+        "nonlinear digits: expected a finite loss, found nan at step"
+        in failed.stdout + failed.stderr
+    )
     assert not project.result(CHECKPOINT.format(mode="nonlinear")).exists()
     assert project.result("checkpoints/tiny/0/nonlinear/shapes.safetensors").exists()
 

@@ -142,13 +142,14 @@ def pretrain(
 
     with recorded_step("pretrain", settings, ("pretraining", "encoders"), [], [output]):
         architecture = settings["architecture"]
-        clip = pretrain_clip(architecture, settings["preprocess"], settings["pretraining"])
+        preprocess = Preprocess(**settings["preprocess"])
+        clip = pretrain_clip(architecture, preprocess, settings["pretraining"])
         save_encoder(
             output,
             settings["model"],
             clip.half() if half else clip,
             architecture,
-            Preprocess(**settings["preprocess"]),
+            preprocess,
             {"pretraining": json.dumps(settings["pretraining"], sort_keys=True)},
         )
 

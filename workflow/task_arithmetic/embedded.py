@@ -46,6 +46,7 @@ PHOTOGRAPHS = {
     "a printed page": "page.png", "a retina": "retina.jpg", "a pagoda": "china.jpg",
     "a dahlia": "flower.jpg",
 }  # fmt: skip
+INVERTED = 0.3  # share of clean images in light ink on dark paper
 LETTERS = tuple("ABCDEFGHKLMNPRST")
 HUES = {
     "red": (0.9, 0.15, 0.15), "orange": (0.95, 0.55, 0.1), "yellow": (0.95, 0.9, 0.2),
@@ -123,9 +124,11 @@ SIGNS = {
     "parking": lambda u, v: np.minimum(
         _box(u + 0.3, v, 0.12, 0.62), np.abs(np.hypot(u + 0.05, v + 0.27) - 0.27) - 0.1
     ),
-    "junction": lambda u, v: np.minimum(_box(u + v, u - v, 0.16, 0.85), _box(u + v, u - v, 0.85, 0.16)),
+    "junction": lambda u, v: np.minimum(
+        _box(u + v, u - v, 0.16, 0.85), _box(u + v, u - v, 0.85, 0.16)
+    ),
     "danger": lambda u, v: np.minimum(_box(u, v + 0.2, 0.13, 0.42), np.hypot(u, v - 0.55) - 0.15),
-}  # fmt: skip
+}
 
 
 def _wave(phase: np.ndarray) -> np.ndarray:
@@ -157,14 +160,15 @@ def _printed(characters, labels, rng, split: Split, slant: float = 0.0) -> np.nd
 
 
 def _paper_and_ink(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    return tones(size, rng, *PAPER), tones(size, rng, *PEN)
+    """Return light paper and dark ink, and for some images the other way round."""
+    light, dark = tones(size, rng, *PAPER), tones(size, rng, *PEN)
+    swapped = rng.random((size, 1, 1, 1)) < INVERTED
+    return np.where(swapped, dark, light), np.where(swapped, light, dark)
 
 
 def _glyphs(characters, labels, rng, split: Split, slant: float) -> np.ndarray:
     fonts = rng.choice(TYPEFACES[split], len(labels))
-    pictures = [
-        glyph(font, characters[label]) for font, label in zip(fonts, labels, strict=True)
-    ]
+    pictures = [glyph(font, characters[label]) for font, label in zip(fonts, labels, strict=True)]
     place = frame(len(labels), rng, rotation=8, scale=(0.9, 1.15), shift=0.1, shear=slant)
     return sample(np.stack(pictures), *place)
 
@@ -185,8 +189,8 @@ def _draw_photos(labels, rng, split: Split, clean: bool) -> np.ndarray:
     images = crops([files[label] for label in labels], rng, REGIONS[split])
     if clean:
         return images
-    # A faded negative.
-    return 0.85 - 0.6 * images[..., ::-1]
+    # Faded, with red and blue exchanged.
+    return 0.3 + 0.5 * images[..., ::-1]
 
 
 def _draw_shapes(labels, rng, split: Split, clean: bool) -> np.ndarray:
@@ -254,7 +258,9 @@ def _draw_signs(labels, rng, split: Split, clean: bool) -> np.ndarray:
         return paint(*_paper_and_ink(size, rng), symbol)
     # White on a round plate of saturated red, before a grey sky.
     sky = tones(size, rng, (0.55, 0.6, 0.65), (0.7, 0.75, 0.8))
-    plate = paint(sky, tones(size, rng, (0.7, 0.0, 0.0), (0.9, 0.12, 0.12)), inside(np.hypot(u, v) - 1.0))
+    plate = paint(
+        sky, tones(size, rng, (0.7, 0.0, 0.0), (0.9, 0.12, 0.12)), inside(np.hypot(u, v) - 1.0)
+    )
     return paint(plate, np.ones((size, 1, 1, 3)), symbol)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import sklearn
 import skimage
+import sklearn
 from PIL import Image, ImageDraw, ImageFont
 
 SIZE = 32
@@ -120,9 +120,9 @@ def sample(pictures: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         Values, `[size, 32, 32]`.
     """
     side = pictures.shape[1]
-    padded = np.pad(pictures, ((0, 0), (1, 1), (1, 1)))
-    column = np.clip((u + 1) * side / 2 + 0.5, 0, side + 0.999)
-    row = np.clip((v + 1) * side / 2 + 0.5, 0, side + 0.999)
+    padded = np.pad(pictures, ((0, 0), (1, 2), (1, 2)))
+    column = np.clip((u + 1) * side / 2 + 0.5, 0, side + 1)
+    row = np.clip((v + 1) * side / 2 + 0.5, 0, side + 1)
     left, top = column.astype(int), row.astype(int)
     x, y = column - left, row - top
     image = np.arange(len(pictures))[:, None, None]

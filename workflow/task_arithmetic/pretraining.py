@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,10 @@ def captioned_images(
 
 
 def pretrain(
-    architecture: Mapping[str, Any], preprocess: Preprocess, settings: Mapping[str, Any]
+    architecture: Mapping[str, Any],
+    preprocess: Preprocess,
+    settings: Mapping[str, Any],
+    on_step: Callable[[int, float], None] | None = None,
 ) -> nn.Module:
     """Pre-train a CLIP model from scratch.
 
@@ -80,6 +83,7 @@ def pretrain(
         preprocess: Preprocessing of images.
         settings: `images`, `passes`, `batch_size`, `learning_rate`, `weight_decay`,
             `warmup_steps`, `generic`, `swapped`, `precision` and `seed`.
+        on_step: Called after every step with its number and loss.
 
     Returns:
         The trained model, in evaluation mode.
@@ -89,7 +93,10 @@ def pretrain(
     images, captions = captioned_images(
         settings["images"], settings["seed"], settings["generic"], settings["swapped"]
     )
-    pixels, tokens = torch.from_numpy(images), tokenize(captions)
+    # The captions are few and repeat: each is tokenized once, and embedded once per batch.
+    texts, caption = np.unique(captions, return_inverse=True)
+    pixels, tokens = torch.from_numpy(images), tokenize(texts.tolist())
+    caption = torch.from_numpy(caption)
     decayed = [parameter for parameter in clip.parameters() if parameter.ndim >= 2]
     others = [parameter for parameter in clip.parameters() if parameter.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -114,7 +121,8 @@ def pretrain(
                 )
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 seen = clip.encode_image(preprocess(pixels[chosen]))
-                read = clip.encode_text(tokens[chosen])
+                distinct, place = caption[chosen].unique(return_inverse=True)
+                read = clip.encode_text(tokens[distinct])[place]
             loss = loss_of(
                 F.normalize(seen.float(), dim=-1),
                 F.normalize(read.float(), dim=-1),
@@ -127,6 +135,8 @@ def pretrain(
             with torch.no_grad():
                 clip.logit_scale.clamp_(0, math.log(100))
             progress.advance(1, loss=loss.item())
+            if on_step:
+                on_step(step, loss.item())
     return clip.eval()
 
 

@@ -299,7 +299,7 @@ class _Tangents(TorchDispatchMode):
             old = before[v]
             if old is None and new is None:
                 continue
-            if base is None or old is not base[v] and not _share_memory(old, base[v]):
+            if base is None or (old is not base[v] and not _share_memory(old, base[v])):
                 raise NotImplementedError(f"{operation} on a view whose tangent is not a view")
             # Views of the target share its tangents' memory as they share its own.
             if old is not None:

@@ -218,6 +218,8 @@ def _layer_norm(
     eps: float,
 ) -> Tangent:
     _, mean, rstd = out
+    # Not None: without weights the kernel would expect the statistics in the precision of x.
+    ones = None if weight is None else torch.ones_like(weight)
 
     def tangent(d: Lookup) -> tuple[Tensor | None, None, None]:
         dx, dw, db = d(x), d(weight), d(bias)
@@ -231,13 +233,16 @@ def _layer_norm(
             return total, None, None
         # x ↦ x̂ has the symmetric Jacobian (I − 11ᵀ/n − x̂x̂ᵀ/n)/σ.
         normed = aten.native_layer_norm_backward(
-            dx, x, shape, mean, rstd, None, None, [True, False, False]
+            dx, x, shape, mean, rstd, ones, None, [True, False, False]
         )[0]
         if weight is None:
-            total = _plus(normed, total)
-        else:
-            total = normed * weight if total is None else torch.addcmul(total, normed, weight)
-        return total, None, None
+            return normed, None, None
+        scale = weight.to(normed.dtype)
+        return (
+            normed * scale if total is None else torch.addcmul(total, normed, scale),
+            None,
+            None,
+        )
 
     return tangent
 
