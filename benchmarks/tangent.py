@@ -9,9 +9,9 @@ the image tower of an open_clip model, randomly initialized:
 
 And, without training, the tangents of eight task vectors on one batch: ours against eight calls of
 `torch.func.jvp`. Methods take turns within each repeat, so that whatever else the machine does hits
-all of them; times are medians, ratios are medians of the ratios within a repeat. Peak memory is that
-of a process of its own per method: resident memory above the imports on a CPU, allocated memory on
-a GPU, with the step's peak above what is there between steps reported beside it.
+all of them; times are medians, ratios are medians of the ratios within a repeat. Peak memory is
+that of a process of its own per method: resident memory above the imports on a CPU, allocated
+memory on a GPU. Beside it stands the step's part: the peak above what is there between steps.
 
 Examples:
     python benchmarks/tangent.py
@@ -246,6 +246,7 @@ def measure_memory(method: str, name: str, device: str, batch: int) -> dict[str,
         `peak` of the process above its imports and `step`, the part of it above what is there
         between steps, in mebibytes.
     """
+    import open_clip  # noqa: F401
     import torch
 
     import task_arithmetic.tangent  # noqa: F401

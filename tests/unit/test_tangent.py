@@ -467,6 +467,20 @@ def test_values_are_the_same_without_a_graph(guard):
         assert (out - linear(x)).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("guard", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_attention_modules_with_a_fused_evaluation_kernel_have_tangents(guard):
+    module = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).double().eval()
+    linear, x = linearize(module), torch.randn(2, 3, 8).double()
+    perturb(linear)
+    _, jacobian = dense_jacobian(module, x)
+    tau = displacement(linear, module)
+    expected = sum(j.flatten(1) @ tau[n].flatten() for n, j in jacobian.items())
+    with guard():
+        moved = linear(x) - module(x)
+    assert (moved.flatten() - expected).abs().max() < 1e-10
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_only_the_chosen_parameters_move():
     module, x = build("vit")
     linear = linearize(module, lambda name: "attn" in name)

@@ -192,6 +192,8 @@ def read_tensors(
 
 
 def _unreadable(path: Path | str, expected: str, error: Exception) -> str:
+    if not Path(path).exists():
+        return f"{path}: expected {expected}, found no file"
     return (
         f"{path}: expected {expected}, but it could not be read ({error}); "
         "delete it and rerun, and the step that makes it will make it again"

@@ -31,6 +31,8 @@ from task_arithmetic.embedded_drawing import (
 Split = Literal["train", "test"]
 PEN = (0.0, 0.0, 0.0), (0.55, 0.55, 0.55)
 PAPER = (0.7, 0.7, 0.7), (1.0, 1.0, 1.0)
+ANY = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+ANY_TONES = 0.5  # share of clean images that are not in dark ink on light paper
 # Typefaces of pre-training and training, and those that only the test images use.
 TYPEFACES = {
     "train": ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono", "STIXGeneral",
@@ -46,7 +48,6 @@ PHOTOGRAPHS = {
     "a printed page": "page.png", "a retina": "retina.jpg", "a pagoda": "china.jpg",
     "a dahlia": "flower.jpg",
 }  # fmt: skip
-INVERTED = 0.3  # share of clean images in light ink on dark paper
 LETTERS = tuple("ABCDEFGHKLMNPRST")
 HUES = {
     "red": (0.9, 0.15, 0.15), "orange": (0.95, 0.55, 0.1), "yellow": (0.95, 0.9, 0.2),
@@ -160,10 +161,14 @@ def _printed(characters, labels, rng, split: Split, slant: float = 0.0) -> np.nd
 
 
 def _paper_and_ink(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return light paper and dark ink, and for some images the other way round."""
+    """Return dark ink on light paper, and for a share of the images any two unlike tones."""
     light, dark = tones(size, rng, *PAPER), tones(size, rng, *PEN)
-    swapped = rng.random((size, 1, 1, 1)) < INVERTED
-    return np.where(swapped, dark, light), np.where(swapped, light, dark)
+    paper = tones(size, rng, *ANY)
+    # The ink is lighter or darker than its paper, to whichever side there is more room.
+    side = np.where(paper.mean(axis=-1, keepdims=True) < 0.5, 1, -1)
+    ink = np.clip(paper + side * tones(size, rng, (0.2, 0.2, 0.2), (0.7, 0.7, 0.7)), 0, 1)
+    free = rng.random((size, 1, 1, 1)) < ANY_TONES
+    return np.where(free, paper, light), np.where(free, ink, dark)
 
 
 def _glyphs(characters, labels, rng, split: Split, slant: float) -> np.ndarray:
@@ -317,8 +322,8 @@ def _draw_scenes(labels, rng, split: Split, clean: bool) -> np.ndarray:
     ground = np.asarray([s.ground for s in scenes])[labels][:, None, None]
     ground = ground * (0.8 + 0.3 * noise(size, rng, 8))[..., None]
     images = paint(sky, ground, inside(horizon - rise - v))
-    light = rng.normal(0, 0.06, (size, 1, 1, 3))
-    return images + light + (rng.normal(0, 0.05, images.shape) if not clean else 0)
+    light = rng.normal(0, 0.06 if clean else 0.12, (size, 1, 1, 3))
+    return images + light + (0 if clean else rng.normal(0, 0.12, images.shape))
 
 
 @dataclass(frozen=True)
@@ -418,7 +423,7 @@ def _handwritten(split: Split, size: int, seed: int) -> tuple[np.ndarray, np.nda
             f"found {size}"
         )
     chosen = pool[:size]
-    place = frame(size, np.random.default_rng(seed), scale=(1.0, 1.0))
+    place = frame(size, np.random.default_rng(seed), scale=(0.75, 0.75))
     ink = sample(pictures[chosen], *place)
     # Written in white on black.
     return _quantized(np.repeat(ink[..., None], 3, axis=-1)), labels[chosen]

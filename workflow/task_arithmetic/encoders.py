@@ -230,7 +230,8 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], path: Path | str) -> N
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise PipelineError(f"{path}: does not fit its architecture: {error}") from error
+        details = " ".join(str(error).split())
+        raise PipelineError(f"{path}: does not fit its architecture: {details}") from error
 
 
 def _read_preprocess(metadata: Mapping[str, str]) -> Preprocess:

@@ -1,0 +1,135 @@
+"""Tables: joins and means against hand-computed cases, and nothing missing in silence."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from synthetic_accuracies import accuracy_rows, experiment, selection_row
+
+from task_arithmetic import tables
+from task_arithmetic.rendering import render, show
+
+KEY = ("tiny", 0, "linear")
+
+
+def singles(accuracies):
+    """Return single-task rows from {task: (pre-trained, fine-tuned)}, the same on both splits."""
+    return pd.concat([
+        accuracy_rows(*KEY, f"single-{task}", task, split, {0.0: before, 1.0: after})
+        for task, (before, after) in accuracies.items()
+        for split in ("validation", "test")
+    ])
+
+
+@pytest.fixture
+def single():
+    return tables.single_task(singles({"a": (0.4, 0.8), "b": (0.5, 1.0)}), ["b", "a"])
+
+
+def test_single_task_has_the_pretrained_model_once_and_tasks_in_order(single):
+    columns = ["model", "seed", "mode", "task", "split", "accuracy"]
+    assert list(single.columns) == columns
+    tests = single[single.split == "test"]
+    assert tests[["mode", "task", "accuracy"]].to_numpy().tolist() == [
+        ["pretrained", "b", 0.5],
+        ["pretrained", "a", 0.4],
+        ["linear", "b", 1.0],
+        ["linear", "a", 0.8],
+    ]
+
+
+def test_addition_is_normalized_by_the_single_task_test_accuracy(single):
+    tests = pd.concat([
+        accuracy_rows(*KEY, "addition", "a", "test", {0.0: 0.4, 0.15: 0.6}),
+        accuracy_rows(*KEY, "addition", "b", "test", {0.0: 0.5, 0.15: 0.9}),
+    ])
+    # What the grid's arithmetic may make of 0.15.
+    selected = selection_row(*KEY, "addition", 3 * 0.05)
+    table = tables.task_addition(tests, selected, single, ["a", "b"])
+    assert table.accuracy.tolist() == [0.6, 0.9]
+    np.testing.assert_allclose(table.normalized_accuracy, [0.6 / 0.8, 0.9 / 1.0])
+
+
+def negation(alpha):
+    points = {0.0: 0.4} if alpha is None else {0.0: 0.4, alpha: 0.1}
+    control = {0.0: 0.6} if alpha is None else {0.0: 0.6, alpha: 0.58}
+    tests = pd.concat([
+        accuracy_rows(*KEY, "negation-a", "a", "test", points),
+        accuracy_rows(*KEY, "negation-a", "scenes", "test", control),
+    ])
+    selected = selection_row(*KEY, "negation-a", alpha)
+    return tables.task_negation(tests, selected, ["a"], "scenes").iloc[0]
+
+
+def test_negation_has_target_and_control_before_and_after():
+    row = negation(0.5)
+    assert row[["target_accuracy", "control_accuracy"]].tolist() == [0.1, 0.58]
+    assert row[["pretrained_target_accuracy", "pretrained_control_accuracy"]].tolist() == [0.4, 0.6]
+    assert row.feasible
+
+
+def test_a_negation_without_a_feasible_coefficient_is_shown_as_such():
+    row = negation(None)
+    assert row[["alpha", "target_accuracy", "control_accuracy"]].isna().all()
+    assert row.pretrained_target_accuracy == 0.4
+    assert not row.feasible
+    made = experiment(infeasible=[("linear", "digits")])
+    table = tables.task_negation(
+        made.negation_tests, made.negation_selections, made.tasks, made.control
+    )
+    text = render("task_negation", table, made.tasks, "markdown")
+    assert "(7 of 8)" in text
+    assert "infeasible" in text
+
+
+@pytest.mark.parametrize("copies", [0, 2])
+def test_a_missing_or_repeated_row_is_named(copies):
+    rows = singles({"a": (0.4, 0.8), "b": (0.5, 1.0)})
+    kept = rows[rows.edit == "single-a"]
+    other = rows[rows.edit == "single-b"]
+    with pytest.raises(ValueError) as error:
+        tables.single_task(pd.concat([kept, *[other] * copies]), ["a", "b"])
+    for part in ("tiny", "linear", "single-b"):
+        assert part in str(error.value)
+
+
+def test_rendered_tables_have_percents_means_and_the_best_in_bold():
+    made = experiment(seeds=(0, 1, 2))
+    single = tables.single_task(made.singles, made.tasks)
+    table = tables.task_addition(made.addition_tests, made.addition_selections, single, made.tasks)
+    text = render("task_addition", table, made.tasks, "markdown", single)
+    by_seed = table[table["mode"] == "linear"].groupby("seed").accuracy.mean() * 100
+    assert f"{by_seed.mean():.1f}** ± {by_seed.std():.1f}" in text
+    summary = text.partition("\n### ")[0]
+    bold = [line.split("|")[1].strip() for line in summary.splitlines() if "**" in line]
+    assert bold == ["Linearized FT."]
+    assert "n = 3 seeds" in text
+    assert "±" not in render(
+        "task_addition",
+        table[table.seed == 0],
+        made.tasks,
+        "markdown",
+        single[single.seed == 0],
+    )
+
+
+def test_latex_is_escaped_and_balanced():
+    made = experiment()
+    single = tables.single_task(made.singles, made.tasks)
+    text = render("single_task", single, made.tasks, "latex")
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2
+    assert r"Accuracy (\%)" in text
+    assert "↑" not in text
+
+
+def test_shown_tables_are_the_summaries_and_say_where_the_rest_is(tmp_path):
+    made = experiment()
+    single = tables.single_task(made.singles, made.tasks)
+    path = tmp_path / "single_task.md"
+    path.write_text(render("single_task", single, made.tasks, "markdown"))
+    console = Console(width=100, record=True, file=(tmp_path / "out").open("w"))
+    show([path], console)
+    text = console.export_text()
+    assert "Linearized FT." in text
+    assert "digits" not in text
+    assert "single_task.md" in text
