@@ -9,9 +9,10 @@ the image tower of an open_clip model, randomly initialized:
 
 And, without training, the tangents of eight task vectors on one batch: ours against eight calls of
 `torch.func.jvp`. Methods take turns within each repeat, so that whatever else the machine does hits
-all of them; times are medians, ratios are medians of the ratios within a repeat. Peak memory is
-that of a process of its own per method: resident memory above the imports on a CPU, allocated
-memory on a GPU. Beside it stands the step's part: the peak above what is there between steps.
+all of them; times are medians, ratios are medians of the ratios within a repeat. Memory is
+that of a process of its own per method: the peak (on a CPU of resident memory above the imports, on
+a GPU of allocated memory), and the step's part of it, the most that torch allocates during a step
+beyond what it holds between steps: gradients and activations.
 
 Examples:
     python benchmarks/tangent.py
@@ -20,6 +21,7 @@ Examples:
 
 import argparse
 import csv
+import ctypes
 import gc
 import json
 import os
@@ -31,6 +33,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import accumulate
 from pathlib import Path
 
 # The floor: one primal pass, two products per layer for the tangent, two for the backward pass.
@@ -42,10 +45,10 @@ VECTORS = 8
 MODELS = {
     "embedded": (64, 64),
     "ViT-B-32": (32, 128),
-    "ViT-B-16": (8, 128),
+    "ViT-B-16": (4, 128),
     "ViT-L-14": (2, 64),
-    "RN50": (8, 128),
-    "convnext_base": (4, 64),
+    "RN50": (4, 128),
+    "convnext_base": (2, 64),
 }
 ON_CPU = ("embedded", "ViT-B-32", "ViT-B-16", "RN50", "convnext_base")
 ON_GPU = ("embedded", "ViT-B-32", "ViT-B-16", "ViT-L-14", "RN50", "convnext_base")
@@ -243,17 +246,17 @@ def measure_memory(method: str, name: str, device: str, batch: int) -> dict[str,
         batch: images per step.
 
     Returns:
-        `peak` of the process above its imports and `step`, the part of it above what is there
-        between steps, in mebibytes.
+        `peak`, of resident memory above the imports or of allocated memory, and `step`, the most
+        that is allocated during a step beyond what is held between steps, in mebibytes.
     """
     import open_clip  # noqa: F401
     import torch
+    from torch.profiler import ProfilerActivity, profile
 
     import task_arithmetic.tangent  # noqa: F401
 
     imported = resident("VmRSS")
     step = stepper(method, name, device, batch)
-    step()
     step()
     settle(device)
     if device == "cuda":
@@ -262,15 +265,18 @@ def measure_memory(method: str, name: str, device: str, batch: int) -> dict[str,
         step()
         peak = torch.cuda.max_memory_allocated() / 2**20
         return {"peak": peak, "step": peak - between}
-    # Give back what construction and earlier steps left, and forget their peak.
-    import ctypes
-
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events.sort(key=lambda e: e.start_ns())
+    allocated = max(accumulate(e.nbytes() for e in events)) / 2**20
+    # Give back what construction, profile and earlier steps left, and forget their peak.
+    del profiler, events
+    settle(device)
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
-    between = resident("VmRSS")
     step()
-    peak = resident("VmHWM")
-    return {"peak": peak - imported, "step": peak - between}
+    return {"peak": resident("VmHWM") - imported, "step": allocated}
 
 
 def memory_of(method: str, name: str, device: str, batch: int, threads: int) -> dict[str, float]:
@@ -367,9 +373,11 @@ def benchmark(name: str, device: str, batch: int, threads: int, repeats: int) ->
             found = memory[row["method"]][part]
             row[f"{part}_mib"] = round(found)
             row[f"{part}_ratio"] = round(found / memory["nonlinear"][part], 3)
-    evaluations = {m: evaluator(m, name, device, batch) for m in ("jvp", "ours")}
-    seconds = interleaved(evaluations, max(1, repeats // 2 + 1))
-    return rows + rows_of(seconds, "jvp", {**facts, "work": f"{VECTORS} tangents"})
+    # As many network evaluations as several steps: fewer images and turns do.
+    facts |= {"work": f"{VECTORS} tangents", "batch": max(1, batch // 4)}
+    facts["repeats"] = max(3, repeats // 2)
+    evaluations = {m: evaluator(m, name, device, facts["batch"]) for m in ("jvp", "ours")}
+    return rows + rows_of(interleaved(evaluations, facts["repeats"]), "jvp", facts)
 
 
 def hardware(device: str) -> str:
@@ -418,8 +426,9 @@ def markdown(rows: list[dict], command: str) -> str:
         f"Made by `{command}` on: {'; '.join(sorted({r['hardware'] for r in rows}))}.",
         "",
         f"One training step. Floor of the time ratio: {FLOOR:.2f}. Peak is the process's memory "
-        "above its imports (parameters, θ0, gradients, activations); step is the part of it above "
-        "what is there between steps (gradients, activations).",
+        "(on a CPU resident and above the imports: parameters, θ0, gradients, activations, and what "
+        "the allocator fragments); step is the most that torch allocates during a step (gradients "
+        "and activations).",
         "",
         "| model | device | batch | threads | method | seconds (quartiles) | time ratio "
         "| peak MiB | peak ratio | step MiB | step ratio |",
@@ -486,6 +495,24 @@ def chart(rows: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def save(rows: list[dict], path: Path) -> None:
+    """Write the results so far.
+
+    Args:
+        rows: the results.
+        path: of the results without suffix.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with path.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    command = " ".join(["python benchmarks/tangent.py", *sys.argv[1:]])
+    path.with_suffix(".md").write_text(markdown(rows, command))
+    chart(rows, path.with_suffix(".png"))
+
+
 def main() -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(
@@ -525,16 +552,7 @@ def main() -> None:
         rows += [{**row, "hardware": hardware(device)} for row in found]
         for row in found:
             print(row["model"], row["work"], row["method"], row["seconds"], row["time_ratio"])
-
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with arguments.output.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    command = " ".join(["python benchmarks/tangent.py", *sys.argv[1:]])
-    arguments.output.with_suffix(".md").write_text(markdown(rows, command))
-    chart(rows, arguments.output.with_suffix(".png"))
+        save(rows, arguments.output)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ PEN = (0.0, 0.0, 0.0), (0.55, 0.55, 0.55)
 PAPER = (0.7, 0.7, 0.7), (1.0, 1.0, 1.0)
 ANY = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 ANY_TONES = 0.5  # share of clean images that are not in dark ink on light paper
+RARE = 0.25  # share of clean images in a rare form: an outlined shape, a sign on a plate
 # Typefaces of pre-training and training, and those that only the test images use.
 TYPEFACES = {
     "train": ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono", "STIXGeneral",
@@ -171,10 +172,15 @@ def _paper_and_ink(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.
     return np.where(free, paper, light), np.where(free, ink, dark)
 
 
+def _sometimes(rng: np.random.Generator, rare: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """Return the rare drawing for a share of the images, the usual one for the others."""
+    return np.where(rng.random((len(usual), 1, 1)) < RARE, rare, usual)
+
+
 def _glyphs(characters, labels, rng, split: Split, slant: float) -> np.ndarray:
     fonts = rng.choice(TYPEFACES[split], len(labels))
     pictures = [glyph(font, characters[label]) for font, label in zip(fonts, labels, strict=True)]
-    place = frame(len(labels), rng, rotation=8, scale=(0.9, 1.15), shift=0.1, shear=slant)
+    place = frame(len(labels), rng, rotation=10, scale=(0.8, 1.15), shift=0.1, shear=slant)
     return sample(np.stack(pictures), *place)
 
 
@@ -182,7 +188,7 @@ def _draw_letters(labels, rng, split: Split, clean: bool) -> np.ndarray:
     if clean:
         return _printed(LETTERS, labels, rng, split)
     # Chalk on a green board, leaning.
-    chalk = _glyphs(LETTERS, labels, rng, split, slant=0.35)
+    chalk = _glyphs(LETTERS, labels, rng, split, slant=0.25)
     chalk = chalk * (0.55 + 0.45 * noise(len(labels), rng, 12))
     size = len(labels)
     board = tones(size, rng, (0.02, 0.2, 0.1), (0.1, 0.32, 0.2))
@@ -203,10 +209,12 @@ def _draw_shapes(labels, rng, split: Split, clean: bool) -> np.ndarray:
     place = frame(size, rng, rotation=14, scale=(0.6, 0.9), shift=0.15)
     distance = select(labels, list(SHAPES.values()), *place)
     if clean:
-        return paint(*_paper_and_ink(size, rng), inside(distance))
-    # Neon: a bright outline in the dark.
+        drawn = _sometimes(rng, outline(distance, 0.3), inside(distance))
+        return paint(*_paper_and_ink(size, rng), drawn)
+    # Neon: bright outlines with a dim glow inside, in the dark.
     dark = tones(size, rng, (0.1, 0.0, 0.12), (0.2, 0.08, 0.28))
-    return paint(dark, tones(size, rng, (0.9, 0.3, 0.8), (1.0, 0.5, 1.0)), outline(distance, 0.24))
+    light = np.maximum(outline(distance, 0.24), 0.5 * inside(distance))
+    return paint(dark, tones(size, rng, (0.9, 0.3, 0.8), (1.0, 0.5, 1.0)), light)
 
 
 def _draw_colors(labels, rng, split: Split, clean: bool) -> np.ndarray:
@@ -231,7 +239,7 @@ def _draw_counts(labels, rng, split: Split, clean: bool) -> np.ndarray:
         x = (column - 1) * 0.6 + rng.uniform(-0.08, 0.08, size)
         y = (row - 1) * 0.6 + rng.uniform(-0.08, 0.08, size)
         du, dv = u - x[:, None, None], v - y[:, None, None]
-        here = np.hypot(du, dv) - 0.2 if clean else np.abs(du) + np.abs(dv) - 0.24
+        here = np.hypot(du, dv) - 0.2 if clean else np.abs(du) + np.abs(dv) - 0.27
         mask = np.where((item <= labels)[:, None, None], np.maximum(mask, inside(here)), mask)
     if clean:
         return paint(*_paper_and_ink(size, rng), mask)
@@ -242,7 +250,7 @@ def _draw_counts(labels, rng, split: Split, clean: bool) -> np.ndarray:
 
 def _draw_textures(labels, rng, split: Split, clean: bool) -> np.ndarray:
     size = len(labels)
-    turned = 0.0 if clean else 35.0
+    turned = 0.0 if clean else 25.0
     u, v = frame(size, rng, rotation=12, scale=(0.8, 1.1), shift=0.5)
     angle = np.radians(turned)
     u, v = np.cos(angle) * u + np.sin(angle) * v, np.cos(angle) * v - np.sin(angle) * u
@@ -252,21 +260,22 @@ def _draw_textures(labels, rng, split: Split, clean: bool) -> np.ndarray:
         return paint(*_paper_and_ink(size, rng), mask)
     # Red-brown cloth of little contrast, turned.
     ground = tones(size, rng, (0.5, 0.2, 0.1), (0.65, 0.3, 0.2))
-    return paint(ground, ground + 0.22, mask)
+    return paint(ground, ground + 0.3, mask)
 
 
 def _draw_signs(labels, rng, split: Split, clean: bool) -> np.ndarray:
     size = len(labels)
     u, v = frame(size, rng, rotation=6, scale=(0.75, 0.95), shift=0.1)
     symbol = inside(select(labels, list(SIGNS.values()), u, v))
+    plate = inside(np.hypot(u, v) - 1.15)
     if clean:
-        return paint(*_paper_and_ink(size, rng), symbol)
+        paper, ink = _paper_and_ink(size, rng)
+        around = tones(size, rng, *ANY)
+        return paint(paint(around, paper, _sometimes(rng, plate, np.ones_like(plate))), ink, symbol)
     # White on a round plate of saturated red, before a grey sky.
     sky = tones(size, rng, (0.55, 0.6, 0.65), (0.7, 0.75, 0.8))
-    plate = paint(
-        sky, tones(size, rng, (0.7, 0.0, 0.0), (0.9, 0.12, 0.12)), inside(np.hypot(u, v) - 1.0)
-    )
-    return paint(plate, np.ones((size, 1, 1, 3)), symbol)
+    red = tones(size, rng, (0.7, 0.0, 0.0), (0.9, 0.12, 0.12))
+    return paint(paint(sky, red, plate), np.ones((size, 1, 1, 3)), symbol)
 
 
 @dataclass(frozen=True)
