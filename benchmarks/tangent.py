@@ -426,9 +426,9 @@ def markdown(rows: list[dict], command: str) -> str:
         f"Made by `{command}` on: {'; '.join(sorted({r['hardware'] for r in rows}))}.",
         "",
         f"One training step. Floor of the time ratio: {FLOOR:.2f}. Peak is the process's memory "
-        "(on a CPU resident and above the imports: parameters, θ0, gradients, activations, and what "
-        "the allocator fragments); step is the most that torch allocates during a step (gradients "
-        "and activations).",
+        "(on a CPU resident and above the imports: parameters, θ0, gradients, activations, and "
+        "what the allocator fragments); step is the most that torch allocates during a step "
+        "(gradients and activations).",
         "",
         "| model | device | batch | threads | method | seconds (quartiles) | time ratio "
         "| peak MiB | peak ratio | step MiB | step ratio |",

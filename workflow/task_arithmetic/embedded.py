@@ -8,7 +8,7 @@ small change of the encoder learns it and different tasks change different thing
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +27,7 @@ from task_arithmetic.embedded_drawing import (
     select,
     tones,
 )
+from task_arithmetic.embedded_fields import SCENES, SHAPES, SIGNS, TEXTURES
 
 Split = Literal["train", "test"]
 PEN = (0.0, 0.0, 0.0), (0.55, 0.55, 0.55)
@@ -59,106 +60,20 @@ HUES = {
 TEST_DIGITS = 500
 
 
-# --- Shapes, signs, textures: fields over object coordinates ---------------------------------
-
-
-def _polygon(sides: int, radius: float) -> Callable[..., np.ndarray]:
-    def field(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        sector = 2 * np.pi / sides
-        angle = (np.arctan2(u, -v) + sector / 2) % sector - sector / 2
-        return np.hypot(u, v) * np.cos(angle) - radius * np.cos(sector / 2)
-
-    return field
-
-
-def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    sector = 2 * np.pi / 5
-    angle = np.abs((np.arctan2(u, -v) + sector / 2) % sector - sector / 2) / (sector / 2)
-    return np.hypot(u, v) - (0.95 - 0.6 * angle)
-
-
-def _box(u: np.ndarray, v: np.ndarray, width: float, height: float) -> np.ndarray:
-    return np.maximum(np.abs(u) - width, np.abs(v) - height)
-
-
-def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.minimum(_box(u, v, 0.8, 0.25), _box(u, v, 0.25, 0.8))
-
-
-def _heart(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    x, y = np.abs(u), -v
-    lobes = np.hypot(x - 0.38, y - 0.25) - 0.45
-    tip = np.maximum((x * 0.8 + (-y - 0.8) * 0.62), y - 0.25)
-    return np.minimum(lobes, tip)
-
-
-def _crescent(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(np.hypot(u, v) - 0.8, 0.65 - np.hypot(u - 0.4, v))
-
-
-def _hourglass(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(u) - np.abs(v) * 0.9 - 0.05, np.abs(v) - 0.8)
-
-
-SHAPES = {
-    "circle": lambda u, v: np.hypot(u, v) - 0.75,
-    "square": lambda u, v: _box(u, v, 0.65, 0.65),
-    "triangle": _polygon(3, 0.95),
-    "star": _star,
-    "cross": _cross,
-    "heart": _heart,
-    "crescent": _crescent,
-    "hourglass": _hourglass,
-}
-
-
-def _arrow(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    head = np.maximum(np.abs(u) * 0.75 - (v + 0.65) * 0.66, v - 0.05)
-    return np.minimum(head, _box(u, v - 0.35, 0.14, 0.4))
-
-
-SIGNS = {
-    "ahead": _arrow,
-    "back": lambda u, v: _arrow(u, -v),
-    "left": lambda u, v: _arrow(v, u),
-    "right": lambda u, v: _arrow(v, -u),
-    "no entry": lambda u, v: _box(u, v, 0.62, 0.17),
-    "parking": lambda u, v: np.minimum(
-        _box(u + 0.3, v, 0.12, 0.62), np.abs(np.hypot(u + 0.05, v + 0.27) - 0.27) - 0.1
-    ),
-    "junction": lambda u, v: np.minimum(
-        _box(u + v, u - v, 0.16, 0.85), _box(u + v, u - v, 0.85, 0.16)
-    ),
-    "danger": lambda u, v: np.minimum(_box(u, v + 0.2, 0.13, 0.42), np.hypot(u, v - 0.55) - 0.15),
-}
-
-
-def _wave(phase: np.ndarray) -> np.ndarray:
-    return 0.5 + 0.5 * np.clip(2.5 * np.sin(phase), -1, 1)
-
-
-TEXTURES = {
-    "striped": lambda u, v, grain: _wave(9 * v),
-    "checkered": lambda u, v, grain: np.abs(_wave(7 * u) - _wave(7 * v)),
-    "dotted": lambda u, v, grain: _wave(np.sin(9 * u) + np.sin(9 * v) - 1.0),
-    "wavy": lambda u, v, grain: _wave(9 * v + 1.6 * np.sin(6 * u)),
-    "grainy": lambda u, v, grain: grain,
-    "woven": lambda u, v, grain: np.maximum(_wave(10 * u - 0.9) ** 4, _wave(10 * v - 0.9) ** 4),
-    "rippled": lambda u, v, grain: _wave(11 * np.hypot(u, v)),
-    "pleated": lambda u, v, grain: _wave(9 * v + 2.2 * np.abs((2 * u) % 2 - 1)),
-}
-
-
 # --- The tasks: each draws images of given labels in the clean or the task style -------------
 
 
-def _draw_digits(labels, rng, split: Split, clean: bool) -> np.ndarray:
+def _draw_digits(
+    labels: np.ndarray, rng: np.random.Generator, split: Split, clean: bool
+) -> np.ndarray:
     return _printed("0123456789", labels, rng, split)
 
 
-def _printed(characters, labels, rng, split: Split, slant: float = 0.0) -> np.ndarray:
+def _printed(
+    characters: Sequence[str], labels: np.ndarray, rng: np.random.Generator, split: Split
+) -> np.ndarray:
     """Draw characters in dark ink on light paper."""
-    return paint(*_paper_and_ink(len(labels), rng), _glyphs(characters, labels, rng, split, slant))
+    return paint(*_paper_and_ink(len(labels), rng), _glyphs(characters, labels, rng, split))
 
 
 def _paper_and_ink(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -177,14 +92,23 @@ def _sometimes(rng: np.random.Generator, rare: np.ndarray, usual: np.ndarray) ->
     return np.where(rng.random((len(usual), 1, 1)) < RARE, rare, usual)
 
 
-def _glyphs(characters, labels, rng, split: Split, slant: float) -> np.ndarray:
+def _glyphs(
+    characters: Sequence[str],
+    labels: np.ndarray,
+    rng: np.random.Generator,
+    split: Split,
+    slant: float = 0.0,
+) -> np.ndarray:
+    """Return the coverage of each pixel by a character in a random typeface and place."""
     fonts = rng.choice(TYPEFACES[split], len(labels))
     pictures = [glyph(font, characters[label]) for font, label in zip(fonts, labels, strict=True)]
     place = frame(len(labels), rng, rotation=10, scale=(0.8, 1.15), shift=0.1, shear=slant)
     return sample(np.stack(pictures), *place)
 
 
-def _draw_letters(labels, rng, split: Split, clean: bool) -> np.ndarray:
+def _draw_letters(
+    labels: np.ndarray, rng: np.random.Generator, split: Split, clean: bool
+) -> np.ndarray:
     if clean:
         return _printed(LETTERS, labels, rng, split)
     # Chalk on a green board, leaning.
@@ -195,7 +119,9 @@ def _draw_letters(labels, rng, split: Split, clean: bool) -> np.ndarray:
     return paint(board, tones(size, rng, (0.8, 0.8, 0.55), (1.0, 1.0, 0.75)), chalk)
 
 
-def _draw_photos(labels, rng, split: Split, clean: bool) -> np.ndarray:
+def _draw_photos(
+    labels: np.ndarray, rng: np.random.Generator, split: Split, clean: bool
+) -> np.ndarray:
     files = list(PHOTOGRAPHS.values())
     images = crops([files[label] for label in labels], rng, REGIONS[split])
     if clean:
@@ -204,7 +130,9 @@ def _draw_photos(labels, rng, split: Split, clean: bool) -> np.ndarray:
     return 0.3 + 0.5 * images[..., ::-1]
 
 
-def _draw_shapes(labels, rng, split: Split, clean: bool) -> np.ndarray:
+def _draw_shapes(
+    labels: np.ndarray, rng: np.random.Generator, split: Split, clean: bool
+) -> np.ndarray:
     size = len(labels)
     place = frame(size, rng, rotation=14, scale=(0.6, 0.9), shift=0.15)
     distance = select(labels, list(SHAPES.values()), *place)
@@ -217,7 +145,9 @@ def _draw_shapes(labels, rng, split: Split, clean: bool) -> np.ndarray:
     return paint(dark, tones(size, rng, (0.9, 0.3, 0.8), (1.0, 0.5, 1.0)), light)
 
 
-def _draw_colors(labels, rng, split: Split, clean: bool) -> np.ndarray:
+def _draw_colors(
+    labels: np.ndarray, rng: np.random.Generator, split: Split, clean: bool
+) -> np.ndarray:
     size = len(labels)
     hue = np.asarray(list(HUES.values()))[labels][:, None, None, :]
     hue = np.clip(hue + rng.normal(0, 0.04, (size, 1, 1, 3)), 0, 1)
@@ -229,7 +159,9 @@ def _draw_colors(labels, rng, split: Split, clean: bool) -> np.ndarray:
     return images * np.array([0.45, 0.62, 0.38]) + 0.12
 
 
-def _draw_counts(labels, rng, split: Split, clean: bool) -> np.ndarray:
+def _draw_counts(
+    labels: np.ndarray, rng: np.random.Generator, split: Split, clean: bool
+) -> np.ndarray:
     size = len(labels)
     u, v = frame(size, rng)
     cells = rng.random((size, 9)).argsort(axis=1)
@@ -248,7 +180,9 @@ def _draw_counts(labels, rng, split: Split, clean: bool) -> np.ndarray:
     return paint(cloth, tones(size, rng, (0.9, 0.6, 0.1), (1.0, 0.75, 0.3)), mask)
 
 
-def _draw_textures(labels, rng, split: Split, clean: bool) -> np.ndarray:
+def _draw_textures(
+    labels: np.ndarray, rng: np.random.Generator, split: Split, clean: bool
+) -> np.ndarray:
     size = len(labels)
     turned = 0.0 if clean else 25.0
     u, v = frame(size, rng, rotation=12, scale=(0.8, 1.1), shift=0.5)
@@ -263,7 +197,9 @@ def _draw_textures(labels, rng, split: Split, clean: bool) -> np.ndarray:
     return paint(ground, ground + 0.3, mask)
 
 
-def _draw_signs(labels, rng, split: Split, clean: bool) -> np.ndarray:
+def _draw_signs(
+    labels: np.ndarray, rng: np.random.Generator, split: Split, clean: bool
+) -> np.ndarray:
     size = len(labels)
     u, v = frame(size, rng, rotation=6, scale=(0.75, 0.95), shift=0.1)
     symbol = inside(select(labels, list(SIGNS.values()), u, v))
@@ -278,46 +214,9 @@ def _draw_signs(labels, rng, split: Split, clean: bool) -> np.ndarray:
     return paint(paint(sky, red, plate), np.ones((size, 1, 1, 3)), symbol)
 
 
-@dataclass(frozen=True)
-class _Scene:
-    sky: tuple[tuple[float, float, float], tuple[float, float, float]]
-    ground: tuple[float, float, float]
-    skyline: Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-
-def _flat(u, seed):
-    return np.zeros_like(u)
-
-
-def _peaks(u, seed):
-    return 0.7 * np.abs((1.3 * u + 2 * seed) % 2 - 1)
-
-
-def _hills(u, seed):
-    return 0.25 + 0.2 * np.sin(3 * u + 6 * seed)
-
-
-def _towers(u, seed):
-    return 0.2 + 0.55 * (np.sin(37 * np.floor(3.5 * (u + seed)) + 50 * seed) * 0.5 + 0.5)
-
-
-def _firs(u, seed):
-    return 0.25 + 0.35 * np.abs((6 * u + 4 * seed) % 2 - 1)
-
-
-SCENES = {
-    "a beach": _Scene(((0.35, 0.65, 0.95), (0.75, 0.9, 1.0)), (0.92, 0.82, 0.58), _flat),
-    "mountains": _Scene(((0.45, 0.65, 0.9), (0.85, 0.9, 0.95)), (0.42, 0.4, 0.42), _peaks),
-    "a city": _Scene(((0.6, 0.65, 0.7), (0.8, 0.82, 0.84)), (0.3, 0.32, 0.38), _towers),
-    "a forest": _Scene(((0.55, 0.75, 0.85), (0.8, 0.9, 0.9)), (0.08, 0.32, 0.14), _firs),
-    "a desert": _Scene(((0.5, 0.7, 0.9), (0.95, 0.9, 0.75)), (0.82, 0.6, 0.32), _hills),
-    "night": _Scene(((0.02, 0.02, 0.1), (0.1, 0.1, 0.25)), (0.04, 0.05, 0.08), _towers),
-    "snow": _Scene(((0.65, 0.75, 0.85), (0.85, 0.9, 0.95)), (0.95, 0.96, 0.98), _hills),
-    "sunset": _Scene(((0.35, 0.2, 0.45), (1.0, 0.55, 0.2)), (0.15, 0.12, 0.2), _flat),
-}
-
-
-def _draw_scenes(labels, rng, split: Split, clean: bool) -> np.ndarray:
+def _draw_scenes(
+    labels: np.ndarray, rng: np.random.Generator, split: Split, clean: bool
+) -> np.ndarray:
     size, scenes = len(labels), list(SCENES.values())
     u, v = frame(size, rng, rotation=4, scale=(0.9, 1.1))
     seed = rng.random((size, 1, 1))

@@ -139,7 +139,8 @@ def tangent_features(
 ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, "vectors batch features"]]:
     """Evaluate f(x; θ0) and J(x; θ0) · τ for several vectors τ on one batch.
 
-    The primal pass is shared between the vectors: T of them cost 1 + 2T forward passes.
+    The primal pass is shared between vectors, `VECTORS_AT_ONCE` at a time: T of them cost 1 + 2T
+    forward passes.
 
     Args:
         module: the network at θ0, evaluated in `eval()` mode.
@@ -363,9 +364,9 @@ _ADAPTED = {_M_TRIM_THRESHOLD: 64 << 20, _M_MMAP_THRESHOLD: 32 << 20}
 
 @contextmanager
 def _freed_memory_kept() -> Generator[None, None, None]:
-    # The tangent pass frees what it allocates within a few operations. glibc would hand each large
-    # block back to the system, to be faulted in again for the next: a third of the pass on two
-    # cores. It keeps them until the pass ends.
+    # The tangent pass frees what it allocates within a few operations. glibc would hand large blocks
+    # back to the system, to be faulted in again for the next: 0.3 s of system time per step of
+    # ViT-B/32 at batch 32 (5 s of work on two cores), 0.1 s if it keeps them until the pass ends.
     if _mallopt is None or any(name.startswith("MALLOC_") for name in os.environ):
         yield
         return

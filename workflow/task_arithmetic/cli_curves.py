@@ -1,0 +1,199 @@
+"""Commands that measure: stored features, and curves of an edit by network or from features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from task_arithmetic.artifacts import (
+    read_csv,
+    sha256,
+    write_csv,
+)
+from task_arithmetic.cli_options import (
+    Log,
+    Threads,
+    files,
+    logger,
+    one_file,
+    read_head,
+    read_images,
+    settings_of,
+    start,
+)
+from task_arithmetic.lineage import code_digest, recorded_step
+
+app = typer.Typer()
+CURVE_KEYS = ("model", "seed", "mode", "edit", "weights", "datasets", "splits", "alphas")
+
+
+@app.command()
+def features(
+    settings: Annotated[Any, settings_of("dataset", "splits", "vectors", "batch_size")],
+    encoder: Annotated[Path, one_file("Encoder file θ0.")],
+    examples: Annotated[Any, files("Parquet files, one per split in the settings.")],
+    vectors: Annotated[Any, files("Task vectors, one per name in the settings.")],
+    store: Annotated[Path, one_file("Folder of the column store.")],
+    output: Annotated[Path, one_file("Manifest to write.")],
+    threads: Threads = 1,
+    log: Log = None,
+) -> None:
+    """Compute the columns f0 and Jτ of a dataset that are missing, and list all in a manifest."""
+    start(log, threads)
+    from task_arithmetic.columns import PRETRAINED, ColumnStore, write_column, write_manifest
+    from task_arithmetic.datasets import read_split
+    from task_arithmetic.encoders import load_encoder
+    from task_arithmetic.features import first_order_features
+    from task_arithmetic.vectors import TaskVector
+
+    modules = ("features", "datasets")
+    inputs, outputs = [encoder, *examples, *vectors], []
+    with recorded_step("features", settings, modules, inputs, outputs) as step:
+        columns, name = ColumnStore(store), settings["dataset"]
+        hashes = {path: sha256(path) for path in inputs}
+        files = dict(zip(settings["vectors"], vectors, strict=True))
+        base, listed = load_encoder(encoder), {}
+        for split, path in zip(settings["splits"], examples, strict=True):
+            key = (hashes[encoder], hashes[path], code_digest(*modules))
+            paths = {PRETRAINED: columns.path(*key)} | {
+                named: columns.path(*key, hashes[file]) for named, file in files.items()
+            }
+            missing = {named: file for named, file in paths.items() if not file.exists()}
+            logger.info("%s (%s): computing %s", name, split, sorted(missing) or "nothing")
+            if missing:
+                data = read_split(path, base.preprocess.size)
+                wanted = [named for named in missing if named != PRETRAINED]
+                f0, tangents = first_order_features(
+                    base,
+                    [TaskVector.load(files[named]) for named in wanted],
+                    data.images,
+                    settings["batch_size"],
+                    f"features of {name} ({split})",
+                )
+                for named, values in zip(wanted, tangents, strict=True):
+                    write_column(paths[named], values)
+                if PRETRAINED in missing:
+                    write_column(paths[PRETRAINED], f0, data.labels)
+                outputs += missing.values()
+            listed[split] = paths
+        write_manifest(output, name, listed, store)
+        outputs.append(output)
+        step.facts |= {"threads": threads, "computed": len(outputs) - 1}
+
+
+@app.command()
+def curve(
+    settings: Annotated[Any, settings_of(*CURVE_KEYS, "batch_size")],
+    encoder: Annotated[Path, one_file("Encoder file θ0.")],
+    vectors: Annotated[Any, files("Task vectors, one per weight, by task name.")],
+    heads: Annotated[Any, files("Heads, one per dataset.")],
+    examples: Annotated[Any, files("Parquet files, one per dataset and split.")],
+    output: Annotated[Path, one_file("CSV to write.")],
+    selection: Annotated[Any, files("Selected α, used with 0 in place of alphas; or none.")] = "",
+    threads: Threads = 1,
+    log: Log = None,
+) -> None:
+    """Measure the accuracies of a non-linear edit θ0 + α·Σ w_t τ_t by forward passes."""
+    start(log, threads)
+    from task_arithmetic.curves import count_correct, curve_frame, curve_rows
+    from task_arithmetic.encoders import load_encoder
+    from task_arithmetic.features import edited_features
+    from task_arithmetic.vectors import TaskVector
+
+    inputs = [encoder, *vectors, *heads, *examples, *selection]
+    modules = ("features", "curves", "datasets")
+    with recorded_step("curve", settings, modules, inputs, [output]) as step:
+        edit, base = _edit(settings), load_encoder(encoder)
+        files = dict(zip(sorted(edit.weights), vectors, strict=True))
+        tau = TaskVector.sum(
+            weight * TaskVector.load(files[task]) for task, weight in edit.weights.items()
+        )
+        weights = {
+            name: read_head(path, name)
+            for name, path in zip(settings["datasets"], heads, strict=True)
+        }
+        places = [(name, split) for name in settings["datasets"] for split in settings["splits"]]
+        data = [
+            read_images(path, base.preprocess.size, weights[name][1])
+            for (name, _), path in zip(places, examples, strict=True)
+        ]
+        correct: dict[tuple[str, str], dict[float, int]] = {place: {} for place in places}
+        alphas = _alphas(settings, selection)
+        images = [images for images, _ in data]
+        title = f"{edit.mode} {edit.name}"
+        for alpha, per_place in edited_features(
+            base, tau, alphas, images, settings["batch_size"], title
+        ):
+            for place, (_, labels), values in zip(places, data, per_place, strict=True):
+                correct[place][alpha] = count_correct(values, labels, weights[place[0]][0])
+        rows = [
+            row
+            for place, (_, labels) in zip(places, data, strict=True)
+            for row in curve_rows(edit, *place, len(labels), correct[place])
+        ]
+        write_csv(output, curve_frame(rows))
+        step.facts |= {"seed": edit.seed, "threads": threads}
+
+
+@app.command()
+def tangent_curve(
+    settings: Annotated[Any, settings_of(*CURVE_KEYS, "vector_mode")],
+    store: Annotated[Path, one_file("Folder of the column store.")],
+    manifests: Annotated[Any, files("Manifests of columns, one per dataset.")],
+    heads: Annotated[Any, files("Heads, one per dataset.")],
+    output: Annotated[Path, one_file("CSV to write.")],
+    selection: Annotated[Any, files("Selected α, used with 0 in place of alphas; or none.")] = "",
+    log: Log = None,
+) -> None:
+    """Compute the accuracies of an edit f0 + α·Σ w_t Jτ_t from stored features: no network runs."""
+    start(log)
+    from task_arithmetic.columns import PRETRAINED, listed_columns, read_column, read_labels
+    from task_arithmetic.curves import curve_frame, curve_rows, tangent_correct
+
+    edit, alphas = _edit(settings), _alphas(settings, selection)
+    names = {task: f"{settings['vector_mode']}/{task}" for task in edit.weights}
+    places = {
+        (name, split): listed_columns(path, name, split, [PRETRAINED, *names.values()], store)
+        for name, path in zip(settings["datasets"], manifests, strict=True)
+        for split in settings["splits"]
+    }
+    columns = [path for listed in places.values() for path in listed.values()]
+    inputs = [*manifests, *heads, *columns, *selection]
+    with recorded_step("tangent-curve", settings, ("curves", "columns"), inputs, [output]) as step:
+        head_of = dict(zip(settings["datasets"], heads, strict=True))
+        rows = []
+        for (name, split), listed in places.items():
+            labels = read_labels(listed[PRETRAINED])
+            weight, _ = read_head(head_of[name], name)
+            correct = tangent_correct(
+                alphas,
+                read_column(listed[PRETRAINED]),
+                {task: read_column(listed[column]) for task, column in names.items()},
+                edit.weights,
+                labels,
+                weight,
+            )
+            counts = dict(zip(alphas, correct, strict=True))
+            rows += curve_rows(edit, name, split, len(labels), counts)
+        write_csv(output, curve_frame(rows))
+        step.facts |= {"seed": edit.seed}
+
+
+def _edit(settings: Mapping[str, Any]) -> Any:
+    from task_arithmetic.curves import Edit
+
+    keys = ("model", "seed", "mode", "edit", "weights")
+    return Edit(*(settings[key] for key in keys))
+
+
+def _alphas(settings: Mapping[str, Any], selection: list[Path]) -> list[float]:
+    """Return the α to evaluate: those of the settings, or 0 and the selected one if feasible."""
+    if not selection:
+        return [float(alpha) for alpha in settings["alphas"]]
+    from task_arithmetic.coefficients import SELECTION_COLUMNS
+
+    chosen = read_csv(selection[0], SELECTION_COLUMNS).alpha.dropna()
+    return sorted({0.0, *chosen.tolist()})

@@ -1,0 +1,114 @@
+"""What the commands share: their options, the log, and reading their smaller inputs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from task_arithmetic.artifacts import PipelineError, read_csv, read_tensors
+
+logger = logging.getLogger("task_arithmetic")
+
+Log = Annotated[Path | None, typer.Option(help="Write plain log lines to this file.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads of this step.")]
+
+
+def one_file(help_text: str) -> Any:
+    """Return an option that takes one path."""
+    return typer.Option(help=help_text, show_default=False)
+
+
+def files(help_text: str) -> Any:
+    """Return an option that takes paths separated by blanks."""
+    return typer.Option(
+        help=f"{help_text} Separated by blanks.",
+        parser=lambda text: [Path(name) for name in text.split()],
+        metavar="PATHS",
+        show_default=False,
+    )
+
+
+def settings_of(*keys: str) -> Any:
+    """Return an option that takes a JSON object with exactly the given keys."""
+    return typer.Option(
+        help=f"JSON object with the keys {', '.join(keys)}.",
+        parser=_settings_parser(set(keys)),
+        metavar="JSON",
+        show_default=False,
+    )
+
+
+def _settings_parser(keys: set[str]) -> Callable[[str], dict[str, Any]]:
+    def parse(text: str) -> dict[str, Any]:
+        try:
+            settings = json.loads(text)
+        except ValueError as error:
+            raise typer.BadParameter(f"expected a JSON object, found {text!r} ({error})") from error
+        if not isinstance(settings, dict):
+            raise typer.BadParameter(f"expected a JSON object, found {text!r}")
+        if set(settings) != keys:
+            raise typer.BadParameter(f"expected the keys {sorted(keys)}, found {sorted(settings)}")
+        return settings
+
+    return parse
+
+
+def start(log: Path | None, threads: int | None = None) -> None:
+    """Send log lines to the log file and warnings to the terminal; set the number of threads."""
+    terminal = logging.StreamHandler()
+    terminal.setLevel(logging.WARNING)
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(terminal)
+    logger.setLevel(logging.DEBUG)
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        lines = logging.FileHandler(log, mode="w")
+        lines.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(lines)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def read_curves(paths: list[Path]) -> Any:
+    """Return the rows of several curves as one table."""
+    import pandas as pd
+
+    from task_arithmetic.curves import CURVE_COLUMNS
+
+    return pd.concat([read_csv(path, CURVE_COLUMNS) for path in paths], ignore_index=True)
+
+
+def read_selections(paths: list[Path]) -> Any:
+    """Return several selections as one table."""
+    import pandas as pd
+
+    from task_arithmetic.coefficients import SELECTION_COLUMNS
+
+    return pd.concat([read_csv(path, SELECTION_COLUMNS) for path in paths], ignore_index=True)
+
+
+def read_head(path: Path, dataset: str) -> tuple[Any, list[str]]:
+    """Return a head's weight, `[classes, features]`, and its class names."""
+    tensors, metadata = read_tensors(path, kind="head", framework="numpy")
+    if metadata["dataset"] != dataset:
+        raise PipelineError(f"{path}: expected the head of {dataset}, found {metadata['dataset']}")
+    return tensors["weight"], json.loads(metadata["class_names"])
+
+
+def read_images(path: Path, size: int, class_names: list[str]) -> tuple[Any, Any]:
+    """Return a split's images and labels, whose classes must be the head's."""
+    from task_arithmetic.datasets import read_split
+
+    split = read_split(path, size)
+    if list(split.class_names) != class_names:
+        raise PipelineError(
+            f"{path}: expected the head's classes {class_names}, found {list(split.class_names)}"
+        )
+    return split.images, split.labels
