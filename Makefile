@@ -9,7 +9,9 @@ ARGS ?=
 READY := .venv/.ready
 IN_ENVIRONMENT := . .venv/bin/activate &&
 PIP := .venv/bin/python -m pip --disable-pip-version-check --no-input
-SNAKEMAKE = $(IN_ENVIRONMENT) snakemake $(if $(CONFIG),--configfile $(CONFIG)) $(if $(CORES),--cores $(CORES))
+SNAKEMAKE = $(IN_ENVIRONMENT) snakemake
+# After the target: --configfile takes every word that follows it.
+OPTIONS = $(if $(CORES),--cores $(CORES)) $(if $(CONFIG),--configfile $(CONFIG)) $(ARGS)
 EXPERIMENT = $(shell sed -n 's/^experiment: *"\{0,1\}\([A-Za-z0-9._-]*\).*/\1/p' $(or $(CONFIG),config.yaml))
 RULES = Snakefile workflow/rules
 
@@ -23,14 +25,14 @@ help:  ## Show this list
 environment: $(READY)  ## Make .venv (every other target does so by itself)
 
 tables: $(READY)  ## Run the experiment up to the tables of the papers and show them
-	$(SNAKEMAKE) all_tables $(ARGS)
+	$(SNAKEMAKE) all_tables $(OPTIONS)
 
 figures: $(READY)  ## Run the experiment up to the figures
-	$(SNAKEMAKE) all_figures $(ARGS)
+	$(SNAKEMAKE) all_figures $(OPTIONS)
 
 report: $(READY)  ## Run everything and collect it in results/EXPERIMENT/report.html
-	$(SNAKEMAKE) all $(ARGS)
-	$(SNAKEMAKE) all --report results/$(EXPERIMENT)/report.html
+	$(SNAKEMAKE) all $(OPTIONS)
+	$(SNAKEMAKE) all --report results/$(EXPERIMENT)/report.html $(OPTIONS)
 
 test: $(READY)  ## Run the tests (ARGS='-k name' for some of them)
 	$(IN_ENVIRONMENT) pytest $(ARGS)

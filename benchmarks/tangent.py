@@ -472,7 +472,7 @@ def chart(rows: list[dict], path: Path) -> None:
 
     steps = [r for r in rows if r["work"] == "training step"]
     places = list(dict.fromkeys((r["model"], r["device"], r["batch"]) for r in steps))
-    figure, axes = plt.subplots(figsize=(1.5 + 1.4 * len(places), 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(1.5 + 1.4 * len(places), 4), layout="constrained")
     colors = {"nonlinear": "#999999", "jvp": "#d55e00", "ours": "#0072b2"}
     labels = {"nonlinear": "non-linear", "jvp": "through torch.func.jvp", "ours": "ours"}
     for i, method in enumerate(METHODS):
@@ -491,7 +491,7 @@ def chart(rows: list[dict], path: Path) -> None:
     axes.set_xticks(range(len(places)), [f"{m}\n{d}, batch {b}" for m, d, b in places])
     axes.set_ylabel("time of a step / non-linear")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
+    figure.legend(frameon=False, fontsize=8, ncols=2, loc="outside upper center")
     figure.savefig(path, dpi=150)
 
 

@@ -38,7 +38,9 @@ def test_another_configuration_file_replaces_the_default(new_project, tmp_path):
     project = new_project.copy_to(tmp_path / "project")
     other = project.config | {"experiment": "other", "tasks": ["letters", "counts"]}
     (project.root / "other.yaml").write_text(yaml.safe_dump(other))
-    done = project.run("--dry-run", "--quiet", "host", "--configfile", "other.yaml", "all_tables")
+    done = project.run(
+        "--dry-run", "--quiet", "host", "--configfile", "other.yaml", "--", "all_tables"
+    )
     assert done.returncode == 0, done.stderr
     planned = done.stdout + done.stderr
     assert "results/other/" in planned
