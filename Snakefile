@@ -5,7 +5,7 @@ min_version("9.14")
 
 
 # One experiment at a time: a --configfile replaces the default instead of merging into it.
-if "experiment" not in config:
+if "datasets" not in config:
 
     configfile: "config.yaml"
 

@@ -49,6 +49,7 @@ def test_the_default_configuration_is_valid(config):
          "found 'tangent'"),
         ("seeds", [], "seeds: expected at least 1 entries, found []"),
         ("seeds", 0, "seeds: expected a list, found 0"),
+        ("seeds", ["3"], "seeds.0: expected an integer, found the text '3'; write 3 without"),
         ("experiment", "a/b", "experiment: expected a name of letters, digits, dots, hyphens"),
         ("control_threshold", 1.5, "control_threshold: expected at most 1, found 1.5"),
         ("finetuning.epochs", 3, "finetuning: expected exactly one of steps and epochs, found "

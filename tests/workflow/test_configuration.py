@@ -50,8 +50,15 @@ def test_another_configuration_file_replaces_the_default(new_project, tmp_path):
 
 def test_a_value_on_the_command_line_overrides_the_file(new_project):
     done = new_project.run(
-        "--dry-run", "--quiet", "host", "--config", "seeds=[3]", "--", "all_tables"
+        "--dry-run",
+        "--printshellcmds",
+        "--config",
+        "control_threshold=0.9",
+        "experiment=other",
+        "--",
+        "all_tables",
     )
     assert done.returncode == 0, done.stderr
-    assert "linear, seed 3" in done.stdout + done.stderr
-    assert "seed 0" not in done.stdout + done.stderr
+    planned = done.stdout + done.stderr
+    assert '"control_threshold":0.9' in planned
+    assert "results/other/" in planned

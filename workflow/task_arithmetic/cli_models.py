@@ -141,7 +141,7 @@ def finetune(
         images, labels = read_images(train, base.preprocess.size, class_names)
         resume_path = output.with_suffix(".resume.safetensors")
         parameters, history = finetune(
-            start,
+            base,
             torch.from_numpy(weight),
             torch.from_numpy(images),
             torch.from_numpy(labels),

@@ -96,7 +96,9 @@ def _explained(error: jsonschema.ValidationError) -> str:
     if rule == "type":
         expected = TYPE_NAMES[limit]
         if isinstance(found, str) and limit in {"number", "integer"}:
-            return f"{prefix}expected {expected}, found the text '{found}'{_number_hint(found)}"
+            return (
+                f"{prefix}expected {expected}, found the text '{found}'{_number_hint(found, limit)}"
+            )
         return f"{prefix}expected {expected}, found {found!r}"
     if rule == "uniqueItems":
         twice = sorted({str(item) for item in found if found.count(item) > 1})
@@ -116,14 +118,18 @@ def _explained(error: jsonschema.ValidationError) -> str:
     return f"{prefix}expected {expectations.get(rule, error.message)}, found {found!r}"
 
 
-def _number_hint(text: str) -> str:
+def _number_hint(text: str, expected: str) -> str:
     """Say how to write a number that YAML reads as a text, such as 1e-5."""
     try:
         value = float(text)
     except ValueError:
         return ""
+    if expected == "integer" and not value.is_integer():
+        return ""
     mantissa, exponent, power = text.partition("e")
     written = f"{mantissa}.0e{power}" if exponent and "." not in mantissa else repr(value)
+    if expected == "integer":
+        written = str(int(value))
     return f"; write {written} without quotes"
 
 

@@ -112,7 +112,7 @@ def _draw_letters(
     if clean:
         return _printed(LETTERS, labels, rng, split)
     # Chalk on a green board, leaning.
-    chalk = _glyphs(LETTERS, labels, rng, split, slant=0.25)
+    chalk = _glyphs(LETTERS, labels, rng, split, slant=0.4)
     chalk = chalk * (0.55 + 0.45 * noise(len(labels), rng, 12))
     size = len(labels)
     board = tones(size, rng, (0.02, 0.2, 0.1), (0.1, 0.32, 0.2))
@@ -139,10 +139,10 @@ def _draw_shapes(
     if clean:
         drawn = _sometimes(rng, outline(distance, 0.3), inside(distance))
         return paint(*_paper_and_ink(size, rng), drawn)
-    # Neon: bright outlines with a dim glow inside, in the dark.
+    # Neon: thin bright outlines in the dark.
     dark = tones(size, rng, (0.1, 0.0, 0.12), (0.2, 0.08, 0.28))
-    light = np.maximum(outline(distance, 0.24), 0.5 * inside(distance))
-    return paint(dark, tones(size, rng, (0.9, 0.3, 0.8), (1.0, 0.5, 1.0)), light)
+    light = tones(size, rng, (0.9, 0.3, 0.8), (1.0, 0.5, 1.0))
+    return paint(dark, light, outline(distance, 0.16))
 
 
 def _draw_colors(
@@ -171,7 +171,7 @@ def _draw_counts(
         x = (column - 1) * 0.6 + rng.uniform(-0.08, 0.08, size)
         y = (row - 1) * 0.6 + rng.uniform(-0.08, 0.08, size)
         du, dv = u - x[:, None, None], v - y[:, None, None]
-        here = np.hypot(du, dv) - 0.2 if clean else np.abs(du) + np.abs(dv) - 0.27
+        here = np.hypot(du, dv) - 0.2 if clean else np.abs(du) + np.abs(dv) - 0.24
         mask = np.where((item <= labels)[:, None, None], np.maximum(mask, inside(here)), mask)
     if clean:
         return paint(*_paper_and_ink(size, rng), mask)
@@ -208,10 +208,11 @@ def _draw_signs(
         paper, ink = _paper_and_ink(size, rng)
         around = tones(size, rng, *ANY)
         return paint(paint(around, paper, _sometimes(rng, plate, np.ones_like(plate))), ink, symbol)
-    # White on a round plate of saturated red, before a grey sky.
+    # White in the middle of a round plate of saturated red, before a grey sky.
     sky = tones(size, rng, (0.55, 0.6, 0.65), (0.7, 0.75, 0.8))
     red = tones(size, rng, (0.7, 0.0, 0.0), (0.9, 0.12, 0.12))
-    return paint(paint(sky, red, plate), np.ones((size, 1, 1, 3)), symbol)
+    small = inside(select(labels, list(SIGNS.values()), 1.7 * u, 1.7 * v))
+    return paint(paint(sky, red, plate), np.ones((size, 1, 1, 3)), small)
 
 
 def _draw_scenes(
