@@ -16,7 +16,7 @@ EXPERIMENT = $(shell sed -n 's/^experiment: *"\{0,1\}\([A-Za-z0-9._-]*\).*/\1/p'
 RULES = Snakefile workflow/rules
 
 .DEFAULT_GOAL := help
-.PHONY: help environment tables figures report test lint format lock clean
+.PHONY: help environment tables figures report test benchmark lint format lock clean
 
 help:  ## Show this list
 	@echo "Usage: make TARGET [CONFIG=file.yaml] [CORES=n] [ARGS='more options of the command']"
@@ -36,6 +36,10 @@ report: $(READY)  ## Run everything and collect it in results/EXPERIMENT/report.
 
 test: $(READY)  ## Run the tests (ARGS='-k name' for some of them)
 	$(IN_ENVIRONMENT) pytest $(ARGS)
+
+benchmark: $(READY)  ## Measure speed and memory against reference implementations (long)
+	$(IN_ENVIRONMENT) python benchmarks/tangent.py $(ARGS)
+	$(IN_ENVIRONMENT) python benchmarks/selection.py
 
 lint: $(READY)  ## Check style and workflow; changes nothing
 	$(IN_ENVIRONMENT) ruff check

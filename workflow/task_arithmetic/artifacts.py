@@ -20,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 if TYPE_CHECKING:
     import pandas as pd
 
+METADATA_KEY = "task_arithmetic"
+
 
 class PipelineError(Exception):
     """An error whose message is for the user: what was found, where, and what was expected."""
@@ -153,7 +155,8 @@ def write_tensors(
     else:
         from safetensors.numpy import save_file
     with atomic_path(path) as temporary:
-        save_file(dict(tensors), temporary, metadata=dict(metadata))
+        # One entry: safetensors writes several in any order, and equal files must be equal bytes.
+        save_file(dict(tensors), temporary, metadata={METADATA_KEY: canonical_json(dict(metadata))})
 
 
 def read_tensors(
@@ -179,10 +182,10 @@ def read_tensors(
     """
     try:
         with safe_open(str(path), framework=framework) as file:
-            metadata = file.metadata() or {}
+            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
             names = [name for name in file.keys() if name.startswith(prefix)]  # ruff: ignore[in-dict-keys]
             tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise PipelineError(_unreadable(path, "a safetensors file", error)) from error
     if metadata.get("kind") != kind:
         raise PipelineError(f"{path}: expected kind '{kind}', found '{metadata.get('kind')}'")

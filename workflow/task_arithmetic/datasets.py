@@ -14,7 +14,9 @@ from typing import Any
 
 import datasets as hub
 import numpy as np
+from datasets.table import InMemoryTable
 from PIL import Image
+from pyarrow import ArrowException, parquet
 
 from task_arithmetic import embedded
 from task_arithmetic.artifacts import PipelineError, atomic_path
@@ -131,8 +133,9 @@ def open_split(path: Path | str) -> hub.Dataset:
         PipelineError: If the file is damaged, is empty, or has other features.
     """
     try:
-        data = hub.Dataset.from_parquet(str(path), keep_in_memory=True)
-    except Exception as error:  # the reader has no common base class for damage
+        # Not Dataset.from_parquet: it would leave a second copy in a cache in the home folder.
+        data = hub.Dataset(InMemoryTable(parquet.read_table(path)))
+    except (OSError, ValueError, ArrowException) as error:
         raise PipelineError(
             f"{path}: expected a parquet file, but it could not be read ({error}); "
             "delete it and rerun, and the step that makes it will make it again"
