@@ -31,6 +31,7 @@ except PipelineError as error:
 TASKS = sorted(config["tasks"])
 DATASETS = sorted({*config["tasks"], config["control"]})
 EDITS = ["addition", *(f"negation-{task}" for task in TASKS)]
+SINGLES = [f"single-{task}" for task in TASKS]
 
 
 wildcard_constraints:
@@ -41,7 +42,7 @@ wildcard_constraints:
     vector_mode="nonlinear|linear",
     task="|".join(TASKS),
     dataset="|".join(DATASETS),
-    edit="|".join([*EDITS, *(f"single-{task}" for task in TASKS)]),
+    edit="|".join(["all", *EDITS, *SINGLES]),
     curve="validation|test|accuracy",
     figure="|".join(FIGURES),
 
@@ -160,44 +161,42 @@ def get_evaluated_datasets(edit):
     return [*get_weights(edit), *control]
 
 
-def get_curve_settings(wildcards):
-    """Return an edit, the splits it is evaluated on, and its coefficients."""
-    splits = (
-        ["validation", "test"] if wildcards.curve == "accuracy" else [wildcards.curve]
-    )
-    alphas = [0.0, 1.0] if wildcards.curve == "accuracy" else config["coefficients"]
-    mode = wildcards.get("tangent_mode", "nonlinear")
-    settings = {
-        "model": wildcards.model,
-        "seed": int(wildcards.seed),
-        "mode": mode,
-        "edit": wildcards.edit,
-        "weights": get_weights(wildcards.edit),
-        "datasets": get_evaluated_datasets(wildcards.edit),
-        "splits": splits,
-        # A test curve takes its coefficients from the selection.
-        "alphas": [] if wildcards.curve == "test" else alphas,
-    }
-    own = (
-        {"batch_size": config["evaluation"]["batch_size"]}
-        if mode == "nonlinear"
-        else {"vector_mode": VECTOR_MODES[mode]}
-    )
-    return canonical_json(settings | own)
+def get_splits(curve):
+    """Return the splits that a curve is measured on."""
+    return ["validation", "test"] if curve == "accuracy" else [curve]
 
 
-def get_curve_inputs(wildcards):
+def get_alphas(curve):
+    """Return the coefficients of a curve; those of a test curve come from the selection."""
+    return {"accuracy": [0.0, 1.0], "validation": config["coefficients"], "test": []}[
+        curve
+    ]
+
+
+def get_nonlinear_curve_settings(wildcards):
+    """Return one edit, the splits it is evaluated on, and its coefficients."""
+    return canonical_json(
+        {
+            "model": wildcards.model,
+            "seed": int(wildcards.seed),
+            "mode": "nonlinear",
+            "edit": wildcards.edit,
+            "weights": get_weights(wildcards.edit),
+            "datasets": get_evaluated_datasets(wildcards.edit),
+            "splits": get_splits(wildcards.curve),
+            "alphas": get_alphas(wildcards.curve),
+            "batch_size": config["evaluation"]["batch_size"],
+        }
+    )
+
+
+def get_nonlinear_curve_inputs(wildcards):
     """Return the files that decide an edit's accuracies, by name."""
-    mode = wildcards.get("tangent_mode", "nonlinear")
     datasets = get_evaluated_datasets(wildcards.edit)
-    splits = (
-        ["validation", "test"] if wildcards.curve == "accuracy" else [wildcards.curve]
-    )
-    inputs = {
+    return {
         "encoder": "<results>/encoders/{model}/encoder.safetensors",
         "vectors": expand(
-            "<results>/vectors/{{model}}/{{seed}}/{mode}/{task}.safetensors",
-            mode=VECTOR_MODES[mode],
+            "<results>/vectors/{{model}}/{{seed}}/nonlinear/{task}.safetensors",
             task=sorted(get_weights(wildcards.edit)),
         ),
         "heads": expand(
@@ -206,59 +205,93 @@ def get_curve_inputs(wildcards):
         "examples": expand(
             "<results>/datasets/{dataset}/{split}.parquet",
             dataset=datasets,
-            split=splits,
+            split=get_splits(wildcards.curve),
         ),
+        "selection": get_selection(wildcards, "nonlinear/{edit}"),
     }
-    if mode != "nonlinear":
-        # A manifest lists columns for all edits, and is rewritten when a task is added. What this
-        # edit takes from it is decided by the other inputs, so the manifest's age does not count.
-        inputs["manifests"] = [
-            ancient(path)
-            for path in expand(
-                "<results>/features/{{model}}/{{seed}}/{dataset}.json", dataset=datasets
-            )
-        ]
-    selection = f"<results>/edits/{{model}}/{{seed}}/{mode}/{{edit}}/selection.csv"
-    inputs["selection"] = [selection] if wildcards.curve == "test" else []
-    return inputs
+
+
+def get_tangent_curve_settings(wildcards):
+    """Return all edits of a tangent mode, the splits, and the coefficients."""
+    edits = SINGLES if wildcards.curve == "accuracy" else EDITS
+    return canonical_json(
+        {
+            "model": wildcards.model,
+            "seed": int(wildcards.seed),
+            "mode": wildcards.tangent_mode,
+            "vector_mode": VECTOR_MODES[wildcards.tangent_mode],
+            "edits": {
+                edit: {
+                    "weights": get_weights(edit),
+                    "datasets": get_evaluated_datasets(edit),
+                }
+                for edit in edits
+            },
+            "datasets": DATASETS,
+            "splits": get_splits(wildcards.curve),
+            "alphas": get_alphas(wildcards.curve),
+        }
+    )
+
+
+def get_tangent_selection(wildcards):
+    """Return the selections that a test curve of a tangent mode takes its coefficients from."""
+    return get_selection(wildcards, "{tangent_mode}/all")
+
+
+def get_selection(wildcards, place):
+    """Return the selection file of a test curve; the other curves have none."""
+    file = f"<results>/edits/{{model}}/{{seed}}/{place}/selection.csv"
+    return [file] if wildcards.curve == "test" else []
 
 
 def get_single_accuracies(wildcards):
     """Return the single-task accuracies that an addition is normalized by."""
-    if wildcards.edit != "addition":
-        return []
+    if wildcards.edit == "all":
+        return "<results>/edits/{model}/{seed}/{mode}/all/accuracy.csv"
+    singles = SINGLES if wildcards.edit == "addition" else []
     return expand(
-        "<results>/edits/{{model}}/{{seed}}/{{mode}}/single-{task}/accuracy.csv",
-        task=TASKS,
+        "<results>/edits/{{model}}/{{seed}}/{{mode}}/{edit}/accuracy.csv", edit=singles
     )
 
 
 def get_selection_settings(wildcards):
-    """Return the rule by which an edit's coefficient is chosen."""
-    negation = {
-        "target": wildcards.edit.removeprefix("negation-"),
-        "control": config["control"],
-        "control_threshold": config["control_threshold"],
+    """Return the rule by which each edit's coefficient is chosen; none for the addition's."""
+    edits = EDITS if wildcards.edit == "all" else [wildcards.edit]
+    rules_of_edits = {
+        edit: {
+            "target": edit.removeprefix("negation-"),
+            "control": config["control"],
+            "control_threshold": config["control_threshold"],
+        }
+        for edit in edits
     }
+    if "addition" in rules_of_edits:
+        rules_of_edits["addition"] = {}
     return canonical_json(
         {
             "model": wildcards.model,
             "seed": int(wildcards.seed),
             "mode": wildcards.mode,
-            "edit": wildcards.edit,
-            "rule": {} if wildcards.edit == "addition" else negation,
+            "rules": rules_of_edits,
         }
     )
 
 
 def get_edit_files(edits, name):
     """Return one kind of file for some edits, over all models, seeds and modes."""
+    # A non-linear edit costs network passes and has a job of its own; all edits of a tangent mode
+    # are sums of stored features, and share one.
+    places = [
+        f"{mode}/{edit}"
+        for mode in config["modes"]
+        for edit in (edits if mode == "nonlinear" else ["all"])
+    ]
     return expand(
-        "<results>/edits/{model}/{seed}/{mode}/{edit}/{name}.csv",
+        "<results>/edits/{model}/{seed}/{place}/{name}.csv",
         model=config["models"],
         seed=config["seeds"],
-        mode=config["modes"],
-        edit=edits,
+        place=places,
         name=name,
     )
 
@@ -305,6 +338,8 @@ def get_figures():
 def show_tables():
     """Print the rendered tables after a run that was asked for them."""
     asked = set(workflow.dag_settings.targets) or {"all_tables"}
-    files = expand("results/{e}/tables/{table}.md", e=config["experiment"], table=TABLES)
+    files = expand(
+        "results/{e}/tables/{table}.md", e=config["experiment"], table=TABLES
+    )
     if asked & {"all_tables", "all"} and all(Path(file).exists() for file in files):
         shell("task-arithmetic show {files}")

@@ -31,7 +31,7 @@ rule features:
 
 rule nonlinear_curve:
     input:
-        unpack(get_curve_inputs),
+        unpack(get_nonlinear_curve_inputs),
     output:
         curve="<results>/edits/{model}/{seed}/nonlinear/{edit}/{curve}.csv",
     log:
@@ -44,7 +44,7 @@ rule nonlinear_curve:
         mem_mb=16000,
         runtime=120,
     params:
-        settings=get_curve_settings,
+        settings=get_nonlinear_curve_settings,
         code=code_digest("features", "curves", "datasets"),
     message:
         "{wildcards.curve} curve of {wildcards.edit}, nonlinear, seed {wildcards.seed}"
@@ -56,11 +56,17 @@ rule nonlinear_curve:
 
 rule tangent_curve:
     input:
-        unpack(get_curve_inputs),
+        manifests=expand(
+            "<results>/features/{{model}}/{{seed}}/{dataset}.json", dataset=DATASETS
+        ),
+        heads=expand(
+            "<results>/heads/{{model}}/{dataset}.safetensors", dataset=DATASETS
+        ),
+        selection=get_tangent_selection,
     output:
-        curve="<results>/edits/{model}/{seed}/{tangent_mode}/{edit}/{curve}.csv",
+        curve="<results>/edits/{model}/{seed}/{tangent_mode}/all/{curve}.csv",
     log:
-        "<logs>/curve/{model}/{seed}/{tangent_mode}/{edit}/{curve}.log",
+        "<logs>/curve/{model}/{seed}/{tangent_mode}/all/{curve}.log",
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -68,11 +74,11 @@ rule tangent_curve:
         mem_mb=8000,
         runtime=30,
     params:
-        settings=get_curve_settings,
-        code=code_digest("features", "curves", "columns", "datasets"),
+        settings=get_tangent_curve_settings,
+        code=code_digest("curves", "columns"),
         store=COLUMN_STORE,
     message:
-        "{wildcards.curve} curve of {wildcards.edit}, {wildcards.tangent_mode}, seed {wildcards.seed}"
+        "{wildcards.curve} curves of all edits, {wildcards.tangent_mode}, seed {wildcards.seed}"
     shell:
         "task-arithmetic tangent-curve --settings {params.settings:q} --store {params.store}"
         " --manifests '{input.manifests}' --heads '{input.heads}'"

@@ -1,6 +1,6 @@
 rule single_task:
     input:
-        singles=get_edit_files([f"single-{task}" for task in TASKS], "accuracy"),
+        singles=get_edit_files(SINGLES, "accuracy"),
     output:
         csv=report(
             "<results>/tables/single_task.csv",

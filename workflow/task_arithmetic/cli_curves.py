@@ -27,7 +27,10 @@ from task_arithmetic.cli_options import (
 from task_arithmetic.lineage import code_digest, recorded_step
 
 app = typer.Typer()
-CURVE_KEYS = ("model", "seed", "mode", "edit", "weights", "datasets", "splits", "alphas")
+CURVE_KEYS = (
+    "model", "seed", "mode", "edit", "weights", "datasets", "splits", "alphas", "batch_size",
+)  # fmt: skip
+TANGENT_KEYS = ("model", "seed", "mode", "vector_mode", "edits", "datasets", "splits", "alphas")
 
 
 @app.command()
@@ -86,7 +89,7 @@ def features(
 
 @app.command()
 def curve(
-    settings: Annotated[Any, settings_of(*CURVE_KEYS, "batch_size")],
+    settings: Annotated[Any, settings_of(*CURVE_KEYS)],
     encoder: Annotated[Path, one_file("Encoder file θ0.")],
     vectors: Annotated[Any, files("Task vectors, one per weight, by task name.")],
     heads: Annotated[Any, files("Heads, one per dataset.")],
@@ -98,7 +101,7 @@ def curve(
 ) -> None:
     """Measure the accuracies of a non-linear edit θ0 + α·Σ w_t τ_t by forward passes."""
     start(log, threads)
-    from task_arithmetic.curves import count_correct, curve_frame, curve_rows
+    from task_arithmetic.curves import Edit, count_correct, curve_frame, curve_rows
     from task_arithmetic.encoders import load_encoder
     from task_arithmetic.features import edited_features
     from task_arithmetic.vectors import TaskVector
@@ -106,7 +109,8 @@ def curve(
     inputs = [encoder, *vectors, *heads, *examples, *selection]
     modules = ("features", "curves", "datasets")
     with recorded_step("curve", settings, modules, inputs, [output]) as step:
-        edit, base = _edit(settings), load_encoder(encoder)
+        keys = ("model", "seed", "mode", "edit", "weights")
+        edit, base = Edit(*(settings[key] for key in keys)), load_encoder(encoder)
         files = dict(zip(sorted(edit.weights), vectors, strict=True))
         tau = TaskVector.sum(
             weight * TaskVector.load(files[task]) for task, weight in edit.weights.items()
@@ -121,7 +125,7 @@ def curve(
             for (name, _), path in zip(places, examples, strict=True)
         ]
         correct: dict[tuple[str, str], dict[float, int]] = {place: {} for place in places}
-        alphas = _alphas(settings, selection)
+        alphas = _alphas(settings, selection, edit.name)
         images = [images for images, _ in data]
         title = f"{edit.mode} {edit.name}"
         for alpha, per_place in edited_features(
@@ -140,7 +144,7 @@ def curve(
 
 @app.command()
 def tangent_curve(
-    settings: Annotated[Any, settings_of(*CURVE_KEYS, "vector_mode")],
+    settings: Annotated[Any, settings_of(*TANGENT_KEYS)],
     store: Annotated[Path, one_file("Folder of the column store.")],
     manifests: Annotated[Any, files("Manifests of columns, one per dataset.")],
     heads: Annotated[Any, files("Heads, one per dataset.")],
@@ -148,52 +152,50 @@ def tangent_curve(
     selection: Annotated[Any, files("Selected α, used with 0 in place of alphas; or none.")] = "",
     log: Log = None,
 ) -> None:
-    """Compute the accuracies of an edit f0 + α·Σ w_t Jτ_t from stored features: no network runs."""
+    """Compute accuracies of edits f0 + α·Σ w_t Jτ_t from stored features: no network runs."""
     start(log)
     from task_arithmetic.columns import PRETRAINED, listed_columns, read_column, read_labels
-    from task_arithmetic.curves import curve_frame, curve_rows, tangent_correct
+    from task_arithmetic.curves import Edit, curve_frame, curve_rows, tangent_correct
 
-    edit, alphas = _edit(settings), _alphas(settings, selection)
-    names = {task: f"{settings['vector_mode']}/{task}" for task in edit.weights}
-    places = {
-        (name, split): listed_columns(path, name, split, [PRETRAINED, *names.values()], store)
-        for name, path in zip(settings["datasets"], manifests, strict=True)
-        for split in settings["splits"]
-    }
-    columns = [path for listed in places.values() for path in listed.values()]
-    inputs = [*manifests, *heads, *columns, *selection]
+    manifest_of = dict(zip(settings["datasets"], manifests, strict=True))
+    head_of = dict(zip(settings["datasets"], heads, strict=True))
+    # What is measured: an edit on a dataset split, and the columns that decide it.
+    measured = []
+    for name, described in settings["edits"].items():
+        columns = {task: f"{settings['vector_mode']}/{task}" for task in described["weights"]}
+        for dataset in described["datasets"]:
+            for split in settings["splits"]:
+                wanted = [PRETRAINED, *columns.values()]
+                listed = listed_columns(manifest_of[dataset], dataset, split, wanted, store)
+                measured.append((name, dataset, split, columns, listed))
+    used = sorted({path for *_, listed in measured for path in listed.values()})
+    inputs = [*manifests, *heads, *used, *selection]
     with recorded_step("tangent-curve", settings, ("curves", "columns"), inputs, [output]) as step:
-        head_of = dict(zip(settings["datasets"], heads, strict=True))
         rows = []
-        for (name, split), listed in places.items():
+        for name, dataset, split, columns, listed in measured:
+            weights = settings["edits"][name]["weights"]
+            edit = Edit(settings["model"], settings["seed"], settings["mode"], name, weights)
+            alphas = _alphas(settings, selection, name)
             labels = read_labels(listed[PRETRAINED])
-            weight, _ = read_head(head_of[name], name)
             correct = tangent_correct(
                 alphas,
                 read_column(listed[PRETRAINED]),
-                {task: read_column(listed[column]) for task, column in names.items()},
-                edit.weights,
+                {task: read_column(listed[column]) for task, column in columns.items()},
+                weights,
                 labels,
-                weight,
+                read_head(head_of[dataset], dataset)[0],
             )
             counts = dict(zip(alphas, correct, strict=True))
-            rows += curve_rows(edit, name, split, len(labels), counts)
+            rows += curve_rows(edit, dataset, split, len(labels), counts)
         write_csv(output, curve_frame(rows))
-        step.facts |= {"seed": edit.seed}
+        step.facts |= {"seed": settings["seed"]}
 
 
-def _edit(settings: Mapping[str, Any]) -> Any:
-    from task_arithmetic.curves import Edit
-
-    keys = ("model", "seed", "mode", "edit", "weights")
-    return Edit(*(settings[key] for key in keys))
-
-
-def _alphas(settings: Mapping[str, Any], selection: list[Path]) -> list[float]:
+def _alphas(settings: Mapping[str, Any], selection: list[Path], edit: str) -> list[float]:
     """Return the α to evaluate: those of the settings, or 0 and the selected one if feasible."""
     if not selection:
         return [float(alpha) for alpha in settings["alphas"]]
     from task_arithmetic.coefficients import SELECTION_COLUMNS
 
-    chosen = read_csv(selection[0], SELECTION_COLUMNS).alpha.dropna()
-    return sorted({0.0, *chosen.tolist()})
+    chosen = read_csv(selection[0], SELECTION_COLUMNS)
+    return sorted({0.0, *chosen[chosen.edit == edit].alpha.dropna().tolist()})

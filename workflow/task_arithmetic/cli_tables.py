@@ -22,13 +22,14 @@ from task_arithmetic.cli_options import (
 from task_arithmetic.lineage import recorded_step
 
 app = typer.Typer()
+ADDITION, NEGATION = "addition", "negation-"
 
 
 @app.command()
 def select(
-    settings: Annotated[Any, settings_of("model", "seed", "mode", "edit", "rule")],
-    curve: Annotated[Path, one_file("Validation curve of the edit.")],
-    output: Annotated[Path, one_file("CSV to write: the selected α.")],
+    settings: Annotated[Any, settings_of("model", "seed", "mode", "rules")],
+    curve: Annotated[Path, one_file("Validation curves of the edits.")],
+    output: Annotated[Path, one_file("CSV to write: the selected α of each edit.")],
     singles: Annotated[Any, files("Accuracies of the fine-tuned models, for an addition.")] = "",
     log: Log = None,
 ) -> None:
@@ -42,19 +43,21 @@ def select(
         select_negation,
     )
 
-    modules = ("coefficients",)
-    with recorded_step("select", settings, modules, [curve, *singles], [output]) as step:
-        accuracies, rule = read_curves([curve]), settings["rule"]
-        if "target" in rule:
-            chosen = select_negation(
-                accuracies, rule["target"], rule["control"], rule["control_threshold"]
-            )
-        else:
-            chosen = select_addition(accuracies, read_curves(singles))
-        identity = [settings[key] for key in ("model", "seed", "mode", "edit")]
-        row = [*identity, chosen.alpha, chosen.feasible, chosen.objective]
-        write_csv(output, pd.DataFrame([row], columns=SELECTION_COLUMNS))
-        logger.info("%s: alpha %s, objective %s", settings["edit"], chosen.alpha, chosen.objective)
+    inputs = [curve, *singles]
+    with recorded_step("select", settings, ("coefficients",), inputs, [output]) as step:
+        curves, rows = read_curves([curve]), []
+        for edit, rule in settings["rules"].items():
+            accuracies = curves[curves.edit == edit]
+            if rule:
+                chosen = select_negation(
+                    accuracies, rule["target"], rule["control"], rule["control_threshold"]
+                )
+            else:
+                chosen = select_addition(accuracies, read_curves(singles))
+            identity = [settings[key] for key in ("model", "seed", "mode")]
+            rows.append([*identity, edit, chosen.alpha, chosen.feasible, chosen.objective])
+            logger.info("%s: alpha %s, objective %s", edit, chosen.alpha, chosen.objective)
+        write_csv(output, pd.DataFrame(rows, columns=SELECTION_COLUMNS))
         step.facts |= {"seed": settings["seed"]}
 
 
@@ -99,10 +102,17 @@ def table(
         elif name is Table.task_addition:
             single = read_csv(singles[0])
             chosen = read_selections(selections)
-            made = tables.task_addition(read_curves(tests), chosen, single, tasks)
+            made = tables.task_addition(
+                _of(ADDITION, read_curves(tests)), _of(ADDITION, chosen), single, tasks
+            )
         else:
             chosen = read_selections(selections)
-            made = tables.task_negation(read_curves(tests), chosen, tasks, settings["control"])
+            made = tables.task_negation(
+                _of(NEGATION, read_curves(tests)),
+                _of(NEGATION, chosen),
+                tasks,
+                settings["control"],
+            )
         write_csv(csv, made)
         write_text(markdown, render(name, made, tasks, "markdown", single))
         write_text(latex, render(name, made, tasks, "latex", single))
@@ -130,12 +140,14 @@ def figure(
             drawn = figures.single_task_against_edited(*read)
         elif name is Figure.addition_curves:
             chosen = read_selections(selections)
-            drawn = figures.addition_curves(read_curves(curves), chosen, read[0], tasks)
+            drawn = figures.addition_curves(
+                _of(ADDITION, read_curves(curves)), _of(ADDITION, chosen), read[0], tasks
+            )
         else:
             chosen = read_selections(selections)
             drawn = figures.negation_curves(
-                read_curves(curves),
-                chosen,
+                _of(NEGATION, read_curves(curves)),
+                _of(NEGATION, chosen),
                 tasks,
                 settings["control"],
                 settings["control_threshold"],
@@ -151,3 +163,8 @@ def show(
     from task_arithmetic.rendering import show
 
     show(tables)
+
+
+def _of(kind: str, rows: Any) -> Any:
+    """Return the rows of one kind of edit: files of a tangent mode hold all of them."""
+    return rows[rows.edit.str.startswith(kind)]
