@@ -3,7 +3,6 @@
 import os
 import re
 
-import pytest
 from projects import TASKS
 
 TABLES = [f"table {name}" for name in ("single_task", "task_addition", "task_negation")]
@@ -11,8 +10,18 @@ FIGURES = [
     f"figure {name}"
     for name in ("addition_curves", "negation_curves", "single_task_against_edited")
 ]
-AGGREGATES = [*TABLES, *FIGURES]
-MODES = ("nonlinear", "posthoc", "linear")
+# All edits of a tangent mode are sums of stored features, and share light jobs.
+TANGENT_EDITS = [
+    f"{job}, {mode}, seed 0"
+    for job in (
+        "accuracy curves of all edits",
+        "validation curves of all edits",
+        "test curves of all edits",
+        "selection of all",
+    )
+    for mode in ("posthoc", "linear")
+]
+AGGREGATES = [*TANGENT_EDITS, *TABLES, *FIGURES]
 TRAINED = ("nonlinear", "linear")
 
 
@@ -29,11 +38,11 @@ def features(*datasets):
 
 
 def edit(name):
-    """Return the jobs of an edit in every mode."""
+    """Return the jobs of a non-linear edit."""
     if name.startswith("single-"):
-        return [f"accuracy curve of {name}, {mode}, seed 0" for mode in MODES]
+        return [f"accuracy curve of {name}, nonlinear, seed 0"]
     kinds = ("validation curve", "selection", "test curve")
-    return [f"{kind} of {name}, {mode}, seed 0" for kind in kinds for mode in MODES]
+    return [f"{kind} of {name}, nonlinear, seed 0" for kind in kinds]
 
 
 def edits_of(task):
@@ -77,7 +86,7 @@ def test_a_new_task_runs_its_own_jobs_and_the_aggregates_only(project):
 def test_a_new_task_costs_every_dataset_one_new_column_per_mode(project):
     project.configure(lambda config: config["tasks"].append("colors"))
     before = {path.name for path in project.result("columns").glob("*/*.safetensors")}
-    done = project.run("--cores", "2", project.result("features/tiny/0/scenes.json"))
+    done = project.run("--cores", "2", "results/embedded/features/tiny/0/scenes.json")
     assert done.returncode == 0, done.stderr
     after = {path.name for path in project.result("columns").glob("*/*.safetensors")}
     # One per trained mode and split (validation, test), in the one dataset that was asked for.
@@ -128,7 +137,7 @@ def test_a_changed_selection_rule_reruns_no_network(project):
 
 def test_reordered_tasks_rerun_tables_and_figures_only(project):
     project.configure(lambda config: config["tasks"].reverse())
-    assert project.planned("all") == sorted(AGGREGATES)
+    assert project.planned("all") == sorted([*TABLES, *FIGURES])
 
 
 def test_a_second_seed_trains_again_and_reuses_the_pretrained_features(project):
@@ -146,17 +155,33 @@ def test_fewer_coefficients_rerun_curves_without_training(project):
     planned = project.planned("all")
     assert {job.split(" of ")[0] for job in planned} == {
         "validation curve",
+        "validation curves",
         "selection",
         "test curve",
-        *AGGREGATES,
+        "test curves",
+        *TABLES[1:],
+        *FIGURES,
     }
 
 
-@pytest.mark.parametrize("kind", ["dataset", "checkpoint"])
-def test_changed_content_is_noticed_and_made_again(project, kind):
-    path, maker = {
-        "dataset": ("datasets/digits/train.parquet", "dataset digits"),
-        "checkpoint": ("checkpoints/tiny/0/linear/digits.safetensors", trainings("digits")[1]),
-    }[kind]
-    project.result(path).unlink()
-    assert maker in project.planned("all")
+def test_several_changes_at_once_are_all_noticed(project):
+    def change(config):
+        config["tasks"].append("colors")
+        config["coefficients"] = [0.0, 1.0]
+
+    project.configure(change)
+    planned = project.planned("all")
+    assert set(TANGENT_EDITS) - {"accuracy curves of all edits, linear, seed 0"} <= set(planned)
+    for task in TASKS:
+        assert set(edit(f"negation-{task}")) <= set(planned)
+
+
+def test_a_file_replaced_by_other_content_is_noticed(project):
+    vectors_of = project.result("vectors/tiny/0/nonlinear")
+    (vectors_of / "digits.safetensors").write_bytes(
+        (vectors_of / "shapes.safetensors").read_bytes()
+    )
+    planned = project.planned("all")
+    assert "accuracy curve of single-digits, nonlinear, seed 0" in planned
+    assert "tangent features of scenes, seed 0" in planned
+    assert "accuracy curve of single-shapes, nonlinear, seed 0" not in planned

@@ -4,7 +4,7 @@ rule figure:
     output:
         png=report(
             "<results>/figures/{figure}.png",
-            caption="../report/{figure}.rst",
+            caption="../report/figure.rst",
             category="Figures",
             labels={"figure": "{figure}"},
         ),
