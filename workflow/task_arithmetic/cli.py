@@ -31,7 +31,9 @@ def main() -> None:
     try:
         app()
     except (PipelineError, ValueError) as error:
-        logger.debug("the error came from here", exc_info=True)
+        # The message of a pipeline error says all; for any other, the log keeps where it was.
+        if not isinstance(error, PipelineError):
+            logger.debug("the error came from here", exc_info=True)
         step = sys.argv[1] if len(sys.argv) > 1 else ""
         logger.error("task-arithmetic %s: %s", step, error)
         sys.exit(1)
