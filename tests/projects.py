@@ -73,7 +73,8 @@ def shrink(config):
 
 
 def make_project(root):
-    """Return a small project in a folder, in which nothing has run."""
+    """Return a small project in a new or empty folder, in which nothing has run."""
+    root.mkdir(parents=True, exist_ok=True)
     for name in SOURCES:
         source = ROOT / name
         if source.is_dir():
