@@ -315,5 +315,6 @@ def _legend(figure: Figure, modes: Sequence[str], mark: str | None = None) -> No
     handles = [Line2D([], [], label=MODES.get(m, m), **look) for m, look in _looks(modes).items()]
     if mark:
         handles.append(Line2D([], [], color=GREY, linestyle="", marker="o", label=mark))
-    ncols = len(handles) if figure.get_figwidth() > 6 else 2
+    # An entry takes about 2.2 inches.
+    ncols = len(handles) if figure.get_figwidth() >= 2.2 * len(handles) else 2
     figure.legend(handles=handles, loc="outside lower center", ncols=ncols, handlelength=3)
