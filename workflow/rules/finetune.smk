@@ -13,7 +13,7 @@ rule finetune:
         "../../envs/environment.yaml"
     threads: 1
     resources:
-        gpu=1,
+        gpu=config["gpus_per_finetune"],
         mem_mb=16000,
         runtime=240,
     params:
@@ -22,9 +22,10 @@ rule finetune:
     message:
         "fine-tuning {wildcards.model} on {wildcards.task}, {wildcards.vector_mode}, seed {wildcards.seed}"
     shell:
-        "task-arithmetic finetune --settings {params.settings:q} --encoder {input.encoder}"
+        # Replaces the shell, so that a scheduler's signals reach the training and it is waited for.
+        "exec task-arithmetic finetune --settings {params.settings:q} --encoder {input.encoder}"
         " --head {input.head} --train {input.train} --output {output.checkpoint}"
-        " --training-log {output.training_log} --threads {threads} --log {log}"
+        " --training-log {output.training_log} --processes {resources.gpu} --threads {threads} --log {log}"
 
 
 rule vector:
@@ -35,6 +36,7 @@ rule vector:
         vector="<results>/vectors/{model}/{seed}/{vector_mode}/{task}.safetensors",
     log:
         "<logs>/vector/{model}/{seed}/{vector_mode}/{task}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1

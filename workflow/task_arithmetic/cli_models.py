@@ -25,7 +25,10 @@ from task_arithmetic.cli_options import (
     settings_of,
     start,
 )
+from task_arithmetic.distributed import is_distributed, is_main_process, launch
 from task_arithmetic.lineage import code_digest, recorded_step
+
+FINETUNE_MODULES = ("finetune", "datasets")
 
 app = typer.Typer()
 
@@ -122,50 +125,66 @@ def finetune(
     train: Annotated[Path, one_file("Parquet file of training images.")],
     output: Annotated[Path, one_file("Checkpoint θt to write.")],
     training_log: Annotated[Path, one_file("CSV to write: loss and learning rate by step.")],
+    processes: Annotated[
+        int, typer.Option(min=0, help="Processes that share each batch: one per GPU of the job.")
+    ] = 1,
     threads: Threads = 1,
     log: Log = None,
 ) -> None:
     """Fine-tune the image tower on a task, non-linearly or linearized; resumes if interrupted."""
-    start(log, threads)
+    if processes > 1 and not is_distributed():
+        launch(processes)
+    start(log if is_main_process() else None, threads)
+    resume_path = output.with_suffix(".resume.safetensors")
+    inputs = [encoder, head, train]
+    if not is_main_process():
+        _finetuned(settings, *inputs, resume_path)
+        return
+    with recorded_step(
+        "finetune", settings, FINETUNE_MODULES, inputs, [output, training_log]
+    ) as step:
+        parameters, history = _finetuned(settings, *inputs, resume_path)
+        hyperparameters = settings["hyperparameters"]
+        metadata = {
+            "kind": "checkpoint",
+            "model": settings["model"],
+            "task": settings["task"],
+            "mode": hyperparameters["mode"],
+            "seed": str(hyperparameters["seed"]),
+            "settings": digest(settings),
+        }
+        write_tensors(output, parameters, metadata)
+        write_csv(training_log, history)
+        step.facts |= {
+            "seed": hyperparameters["seed"],
+            "threads": threads,
+            "processes": max(1, processes),
+        }
+    resume_path.unlink(missing_ok=True)
+
+
+def _finetuned(settings: Any, encoder: Path, head: Path, train: Path, resume_path: Path) -> Any:
+    """Return the fine-tuned parameters and the training log: the part all processes share."""
     import torch
 
     from task_arithmetic.encoders import load_encoder
     from task_arithmetic.finetune import FinetuneSettings, finetune
 
-    inputs, outputs = [encoder, head, train], [output, training_log]
-    modules = ("finetune", "datasets")
-    with recorded_step("finetune", settings, modules, inputs, outputs) as step:
-        fields = FinetuneSettings(**settings["hyperparameters"])
-        base, task = load_encoder(encoder), settings["task"]
-        weight, class_names = read_head(head, task)
-        images, labels = read_images(train, base.preprocess.size, class_names)
-        resume_path = output.with_suffix(".resume.safetensors")
-        parameters, history = finetune(
-            base,
-            torch.from_numpy(weight),
-            torch.from_numpy(images),
-            torch.from_numpy(labels),
-            fields,
-            resume_path,
-            fingerprint=digest([
-                settings,
-                code_digest(*modules),
-                *(sha256(path) for path in inputs),
-            ]),
-            description=f"{fields.mode} {task}",
-        )
-        metadata = {
-            "kind": "checkpoint",
-            "model": settings["model"],
-            "task": task,
-            "mode": fields.mode,
-            "seed": str(fields.seed),
-            "settings": digest(settings),
-        }
-        write_tensors(output, parameters, metadata)
-        write_csv(training_log, history)
-        step.facts |= {"seed": fields.seed, "threads": threads}
-    resume_path.unlink(missing_ok=True)
+    fields = FinetuneSettings(**settings["hyperparameters"])
+    base, task = load_encoder(encoder), settings["task"]
+    weight, class_names = read_head(head, task)
+    images, labels = read_images(train, base.preprocess.size, class_names)
+    sources = [sha256(path) for path in (encoder, head, train)]
+    return finetune(
+        base,
+        torch.from_numpy(weight),
+        torch.from_numpy(images),
+        torch.from_numpy(labels),
+        fields,
+        resume_path,
+        fingerprint=digest([settings, code_digest(*FINETUNE_MODULES), *sources]),
+        description=f"{fields.mode} {task}",
+    )
 
 
 @app.command()
