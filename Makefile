@@ -16,11 +16,11 @@ EXPERIMENT = $(shell sed -n 's/^experiment: *"\{0,1\}\([A-Za-z0-9._-]*\).*/\1/p'
 RULES = Snakefile workflow/rules
 
 .DEFAULT_GOAL := help
-.PHONY: help environment tables figures report test benchmark lint format lock clean
+.PHONY: help environment tables figures report test test-cluster benchmark lint format lock clean
 
 help:  ## Show this list
 	@echo "Usage: make TARGET [CONFIG=file.yaml] [CORES=n] [ARGS='more options of the command']"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 
 environment: $(READY)  ## Make .venv (every other target does so by itself)
 
@@ -36,6 +36,9 @@ report: $(READY)  ## Run everything and collect it in results/EXPERIMENT/report.
 
 test: $(READY)  ## Run the tests (ARGS='-k name' for some of them)
 	$(IN_ENVIRONMENT) pytest $(ARGS)
+
+test-cluster: $(READY)  ## Run the tests that start a SLURM of their own (root, Debian's SLURM)
+	$(IN_ENVIRONMENT) pytest --numprocesses 0 -m slurm $(ARGS)
 
 benchmark: $(READY)  ## Measure speed and memory against reference implementations (long)
 	$(IN_ENVIRONMENT) python benchmarks/tangent.py $(ARGS)

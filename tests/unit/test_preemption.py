@@ -9,7 +9,7 @@ import torch
 from test_finetune import SETTINGS, problem, run  # noqa: F401
 
 from task_arithmetic import finetune as module
-from task_arithmetic.preemption import Preempted, stop_requests
+from task_arithmetic.preemption import PreemptedError, stop_requests
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -52,7 +52,9 @@ def test_training_saves_when_asked_to_stop_and_goes_on_to_the_same_bits(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "scheduled_rate", asked_at_the_fifth_step)
-        with pytest.raises(Preempted, match=r"stopped by SIGTERM after step 5 of 10.*run again"):
+        with pytest.raises(
+            PreemptedError, match=r"stopped by SIGTERM after step 5 of 10.*run again"
+        ):
             run(problem, SETTINGS, tmp_path)
     steps = []
     monkeypatch.setattr(

@@ -14,8 +14,12 @@ FIGURES = ["addition_curves", "negation_curves", "single_task_against_edited"]
 # Post-hoc linearization trains nothing: it moves the tangent model along the non-linear vectors.
 VECTOR_MODES = {"nonlinear": "nonlinear", "posthoc": "nonlinear", "linear": "linear"}
 TANGENT_MODES = ["posthoc", "linear"]
-# Caching between workflows is on where a cache folder is named (and --cache is given).
-SHARED_CACHE = bool(os.environ.get("SNAKEMAKE_OUTPUT_CACHE"))
+# Caching between workflows is on with --cache, in a folder of the user's unless one is named.
+SHARED_CACHE = workflow.workflow_settings.cache is not None
+if SHARED_CACHE:
+    folder = Path.home() / ".cache" / "task-arithmetic"
+    os.environ.setdefault("SNAKEMAKE_OUTPUT_CACHE", str(folder))
+    Path(os.environ["SNAKEMAKE_OUTPUT_CACHE"]).mkdir(parents=True, exist_ok=True)
 COLUMN_STORE = f"results/{config['experiment']}/columns"
 
 try:

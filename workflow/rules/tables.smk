@@ -12,6 +12,7 @@ rule single_task:
         latex="<results>/tables/single_task.tex",
     log:
         "<logs>/tables/single_task.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -45,6 +46,7 @@ rule task_addition:
         latex="<results>/tables/task_addition.tex",
     log:
         "<logs>/tables/task_addition.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -77,6 +79,7 @@ rule task_negation:
         latex="<results>/tables/task_negation.tex",
     log:
         "<logs>/tables/task_negation.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1

@@ -13,7 +13,7 @@ import typer
 from task_arithmetic import cli_curves, cli_models, cli_tables
 from task_arithmetic.artifacts import PipelineError
 from task_arithmetic.cli_options import logger
-from task_arithmetic.preemption import EXIT_CODE, Preempted
+from task_arithmetic.preemption import EXIT_CODE, PreemptedError
 
 app = typer.Typer(
     name="task-arithmetic",
@@ -37,4 +37,4 @@ def main() -> None:
             logger.debug("the error came from here", exc_info=True)
         step = sys.argv[1] if len(sys.argv) > 1 else ""
         logger.error("task-arithmetic %s: %s", step, error)
-        sys.exit(EXIT_CODE if isinstance(error, Preempted) else 1)
+        sys.exit(EXIT_CODE if isinstance(error, PreemptedError) else 1)

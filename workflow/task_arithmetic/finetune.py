@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from task_arithmetic.artifacts import PipelineError, read_tensors, write_tensors
 from task_arithmetic.encoders import Encoder
-from task_arithmetic.preemption import Preempted, stop_requests
+from task_arithmetic.preemption import PreemptedError, stop_requests
 from task_arithmetic.progress import Progress
 from task_arithmetic.tangent import linearize
 
@@ -117,7 +117,7 @@ def finetune(
 
     Raises:
         PipelineError: If the loss is not finite; the message names the step.
-        Preempted: If a signal asked to stop before the end; the state is saved, and the same call
+        PreemptedError: If a signal asked to stop before the end; the state is saved, and the same call
             goes on from it.
     """
     accelerator = Accelerator(mixed_precision=MIXED_PRECISION[settings.precision])
@@ -179,7 +179,7 @@ def finetune(
             if done < total and (stopping or done % settings.checkpoint_every == 0):
                 state.save(done)
             if done < total and stopping:
-                raise Preempted(
+                raise PreemptedError(
                     f"{description}: stopped by {stop.signal or 'a signal'} after step {done} of "
                     f"{total}, which is saved; run again to go on from there"
                 )

@@ -16,7 +16,7 @@ REQUESTS = (signal.SIGTERM, signal.SIGUSR1)
 EXIT_CODE = 128 + signal.SIGTERM
 
 
-class Preempted(PipelineError):
+class PreemptedError(PipelineError):
     """A step that saved its state and stopped because it was asked to; a rerun goes on."""
 
 
@@ -45,7 +45,7 @@ def stop_requests() -> Iterator[StopRequest]:
     Only the main thread of a process may do so; in any other, signals keep their effect.
 
     Yields:
-        What has been asked so far; it is true once the block should save and raise `Preempted`.
+        What has been asked so far; it is true once the block should save and raise `PreemptedError`.
     """
     request = StopRequest()
     handled = REQUESTS if threading.current_thread() is threading.main_thread() else ()
