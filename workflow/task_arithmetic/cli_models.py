@@ -18,6 +18,7 @@ from task_arithmetic.artifacts import (
 from task_arithmetic.cli_options import (
     Log,
     Threads,
+    files,
     logger,
     one_file,
     read_head,
@@ -60,12 +61,13 @@ def pretrain(
 ) -> None:
     """Pre-train a small CLIP on generated captioned images."""
     start(log, threads)
+    from task_arithmetic.architectures import resolve_architecture
     from task_arithmetic.encoders import Preprocess, save_encoder
     from task_arithmetic.pretraining import pretrain as pretrain_clip
 
     with recorded_step("pretrain", settings, ("pretraining", "encoders"), [], [output]):
-        architecture = settings["architecture"]
-        preprocess = Preprocess(**settings["preprocess"])
+        architecture = resolve_architecture(settings["architecture"])
+        preprocess = Preprocess.of(settings["preprocess"])
         clip = pretrain_clip(architecture, preprocess, settings["pretraining"])
         save_encoder(
             output,
@@ -78,18 +80,45 @@ def pretrain(
 
 
 @app.command()
-def encoder(
-    settings: Annotated[Any, settings_of("model", "architecture")],
-    source: Annotated[Path, one_file("Encoder file to adopt.")],
-    output: Annotated[Path, one_file("Encoder file to write.")],
+def download_weights(
+    settings: Annotated[Any, settings_of("architecture", "source")],
+    output: Annotated[Path, one_file("File to write: the weights as they were downloaded.")],
+    description: Annotated[
+        Path | None, one_file("JSON to write: what is known of the weights.")
+    ] = None,
     log: Log = None,
 ) -> None:
-    """Check pre-trained weights against the configured architecture and adopt them."""
+    """Download weights from a hub; the only step on models that needs the network."""
     start(log)
-    from task_arithmetic.encoders import adopt_encoder
+    from task_arithmetic.weights import download_weights
 
-    with recorded_step("encoder", settings, ("encoders",), [source], [output]):
-        adopt_encoder(source, output, settings["model"], settings["architecture"])
+    outputs = [output, description] if description else [output]
+    with recorded_step("download-weights", settings, ("weights",), [], outputs):
+        download_weights(settings["source"], settings["architecture"], output, description)
+
+
+@app.command()
+def encoder(
+    settings: Annotated[Any, settings_of("model", "architecture", "preprocess", "random_init")],
+    output: Annotated[Path, one_file("Encoder file to write.")],
+    source: Annotated[Any, files("Weights to adopt; or none, for random ones.")] = "",
+    description: Annotated[Any, files("What is known of downloaded weights; or none.")] = "",
+    log: Log = None,
+) -> None:
+    """Check weights against the configured architecture and make an encoder file of them."""
+    start(log)
+    from task_arithmetic.weights import adopt_encoder
+
+    with recorded_step("encoder", settings, ("weights",), [*source, *description], [output]):
+        adopt_encoder(
+            output,
+            settings["model"],
+            settings["architecture"],
+            next(iter(source), None),
+            next(iter(description), None),
+            settings["preprocess"],
+            settings["random_init"],
+        )
 
 
 @app.command()
