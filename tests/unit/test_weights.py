@@ -15,7 +15,13 @@ from task_arithmetic.architectures import (
     default_preprocess,
     resolve_architecture,
 )
-from task_arithmetic.artifacts import PipelineError, read_json, read_tensors, write_tensors
+from task_arithmetic.artifacts import (
+    PipelineError,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from task_arithmetic.encoders import Preprocess, build_clip, load_clip, load_encoder, save_encoder
 from task_arithmetic.weights import adopt_encoder, download_weights
 
@@ -221,7 +227,7 @@ def test_a_hub_repository_states_activation_and_preprocessing(hub_of, tmp_path, 
     save_file(clip.state_dict(), file)
     stated = {
         "model_cfg": QUICK,
-        "preprocess_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1], "resize_mode": "squash"},
+        "preprocess_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1], "interpolation": "bicubic"},
     }
     hub = hub_of(
         w__safetensors=file.read_bytes(), open_clip_config__json=json.dumps(stated).encode()
@@ -233,15 +239,17 @@ def test_a_hub_repository_states_activation_and_preprocessing(hub_of, tmp_path, 
     assert hub.calls[-1] == ("someone/clip", "w.safetensors", "abc", "model")
     adopt_encoder(output, "tiny", QUICK, tmp_path / "w", tmp_path / "d.json", {"std": [2, 2, 2]})
     assert load_encoder(output).preprocess == Preprocess(
-        32, (0.1, 0.2, 0.3), (2, 2, 2), "bicubic", "squash"
+        32, (0.1, 0.2, 0.3), (2, 2, 2), "bicubic", "shortest"
     )
     with pytest.raises(PipelineError, match=r"were trained with QuickGELU, but .* has GELU"):
         adopt_encoder(output, "tiny", ARCHITECTURE, tmp_path / "w", tmp_path / "d.json")
 
 
-def test_a_preprocessing_that_the_project_has_not_is_refused(output):
-    with pytest.raises(PipelineError, match=r"resize_mode shortest or squash .*, found 'longest'"):
-        adopt_encoder(output, "tiny", ARCHITECTURE, preprocess={"resize_mode": "longest"})
+def test_a_preprocessing_that_the_project_has_not_is_refused(tmp_path, output):
+    known = {"quick_gelu": False, "preprocess": {"resize_mode": "squash"}}
+    write_json(tmp_path / "d.json", known)
+    with pytest.raises(PipelineError, match=r"resize_mode 'shortest' .*, found 'squash'"):
+        adopt_encoder(output, "tiny", ARCHITECTURE, description=tmp_path / "d.json")
 
 
 # --- Random weights ----------------------------------------------------------------------------

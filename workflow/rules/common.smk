@@ -104,17 +104,17 @@ def get_encoder_settings(wildcards):
 def get_weights_download_settings(wildcards):
     """Return where a model's weights are downloaded from, and for what architecture."""
     model = config["models"][wildcards.model]
-    return get_download_settings(model["architecture"], model["weights"])
+    return get_hub_slice(model["architecture"], model["weights"])
 
 
 def get_checkpoint_download_settings(wildcards):
     """Return where a task's fine-tuned weights are downloaded from."""
     architecture = config["models"][wildcards.model]["architecture"]
-    return get_download_settings(architecture, get_imported(wildcards))
+    return get_hub_slice(architecture, get_imported(wildcards))
 
 
-def get_download_settings(architecture, source):
-    """Return a download's slice of the configuration."""
+def get_hub_slice(architecture, source):
+    """Return what a download of weights needs to know."""
     keys = ("pretrained", "hub", "revision", "file")
     return canonical_json(
         {
@@ -370,10 +370,23 @@ def get_edit_files(edits, name):
     )
 
 
-def get_table_settings():
-    """Return what the tables and figures show: the tasks in their configured order."""
+def get_figure_settings():
+    """Return what the figures show: the tasks in their configured order."""
     keys = ("tasks", "control", "control_threshold")
     return canonical_json({key: config[key] for key in keys})
+
+
+def get_table_settings():
+    """Return what the tables show: tasks in their order, and which of them were imported."""
+    keys = ("tasks", "control", "control_threshold")
+    imported = [
+        [model, mode, task]
+        for task in TASKS
+        for model, by_mode in config["datasets"][task].get("checkpoints", {}).items()
+        for mode in config["modes"]
+        if VECTOR_MODES[mode] in by_mode
+    ]
+    return canonical_json({**{key: config[key] for key in keys}, "imported": imported})
 
 
 def get_figure_inputs(wildcards):

@@ -33,9 +33,8 @@ class Preprocess:
         size: Height and width in pixels.
         mean: Mean per channel, of values in [0, 1].
         std: Standard deviation per channel.
-        interpolation: How images of another size are resized: `bicubic` or `bilinear`.
-        resize_mode: `shortest`: the shorter side is resized to `size` and the centre cut out;
-            `squash`: both sides are.
+        interpolation: How images of another size are resized.
+        resize_mode: `shortest`: the shorter side is resized to `size` and the centre cut out.
     """
 
     size: int

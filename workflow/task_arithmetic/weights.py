@@ -282,11 +282,10 @@ def _clip_state(
 
 
 def _supported(preprocess: Mapping[str, Any], model: str) -> Preprocess:
-    choices = {"interpolation": ("bicubic", "bilinear"), "resize_mode": ("shortest", "squash")}
-    for key, known in choices.items():
-        if preprocess[key] not in known:
+    # How images are read.
+    for key, done in (("interpolation", "bicubic"), ("resize_mode", "shortest")):
+        if preprocess[key] != done:
             raise PipelineError(
-                f"{model}: expected {key} {' or '.join(known)} in its preprocessing, found "
-                f"'{preprocess[key]}'"
+                f"{model}: expected {key} '{done}' in its preprocessing, found '{preprocess[key]}'"
             )
     return Preprocess.of(preprocess)
