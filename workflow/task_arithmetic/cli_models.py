@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -216,3 +217,33 @@ def vector(
         tau = TaskVector.between(known, finetuned)
         logger.info("%s: norm %.4g", metadata["task"], tau.norm())
         tau.save(output, metadata)
+
+
+class Precision(StrEnum):
+    """The arithmetic of the passes."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+@app.command()
+def memory(
+    architecture: Annotated[str, typer.Argument(help="An open_clip model name.")],
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Images computed at once: the batch over accumulation.")
+    ],
+    precision: Annotated[Precision, typer.Option(help="Arithmetic of the passes.")] = "fp32",
+) -> None:
+    """Print what fine-tuning an image tower keeps in memory, without a GPU or weights."""
+    from task_arithmetic.architectures import resolve_architecture
+    from task_arithmetic.budget import finetuning_memory
+
+    resolved = resolve_architecture(architecture)
+    for number, mode in enumerate(("nonlinear", "linear")):
+        budget = finetuning_memory(resolved, batch_size, precision, mode)
+        parts = vars(budget) | {"total": budget.total}
+        if number == 0:
+            typer.echo("  ".join(["GiB      ", *(name.rjust(11) for name in parts)]))
+        cells = (f"{size / 2**30:11.2f}" for size in parts.values())
+        typer.echo("  ".join([mode.ljust(9), *cells]))
