@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 from torchvision import transforms
+from transformers_state import vision_state
 from typer.testing import CliRunner
 
 from task_arithmetic.artifacts import PipelineError, read_json, read_tensors, sha256
@@ -149,32 +150,6 @@ def test_equal_tensors_in_an_origin_are_not_guessed(clip, finetuned, tmp_path):
 # --- Transformers ------------------------------------------------------------------------------
 
 
-def transformers_state(tower, projection=True):
-    """Return a tower's tensors as transformers names and cuts them, by hand."""
-    ours, theirs = tower.state_dict(), {}
-    theirs["vision_model.embeddings.class_embedding"] = ours["class_embedding"]
-    theirs["vision_model.embeddings.patch_embedding.weight"] = ours["conv1.weight"]
-    theirs["vision_model.embeddings.position_embedding.weight"] = ours["positional_embedding"]
-    theirs["vision_model.embeddings.position_ids"] = torch.arange(5)[None]
-    for kind in ("weight", "bias"):
-        theirs[f"vision_model.pre_layrnorm.{kind}"] = ours[f"ln_pre.{kind}"]
-        theirs[f"vision_model.post_layernorm.{kind}"] = ours[f"ln_post.{kind}"]
-        for layer in range(len(tower.transformer.resblocks)):
-            block = f"transformer.resblocks.{layer}"
-            to = f"vision_model.encoder.layers.{layer}"
-            parts = ours[f"{block}.attn.in_proj_{kind}"].chunk(3)
-            for name, part in zip(("q_proj", "k_proj", "v_proj"), parts, strict=True):
-                theirs[f"{to}.self_attn.{name}.{kind}"] = part
-            for name, source in (
-                ("self_attn.out_proj", "attn.out_proj"), ("layer_norm1", "ln_1"),
-                ("layer_norm2", "ln_2"), ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj"),
-            ):  # fmt: skip
-                theirs[f"{to}.{name}.{kind}"] = ours[f"{block}.{source}.{kind}"]
-    if projection:
-        theirs["visual_projection.weight"] = ours["proj"].T
-    return {name: tensor.contiguous().clone() for name, tensor in theirs.items()}
-
-
 def transformers_forward(state, images, heads=2):
     """Compute what a transformers vision tower does, from its named tensors alone."""
 
@@ -205,7 +180,7 @@ def transformers_forward(state, images, heads=2):
 
 
 def test_a_transformers_tower_computes_the_same_under_our_names(clip, finetuned, tmp_path):
-    state = transformers_state(finetuned.visual)
+    state = vision_state(finetuned.visual)
     save_file(state, tmp_path / "model.safetensors")
     imported = import_checkpoint(tmp_path / "model.safetensors", clip.visual, "nonlinear")
     assert_tower(imported, clip, finetuned)
@@ -214,7 +189,7 @@ def test_a_transformers_tower_computes_the_same_under_our_names(clip, finetuned,
 
 
 def test_a_transformers_tower_without_projection_keeps_the_encoders(clip, finetuned, tmp_path):
-    save_file(transformers_state(finetuned.visual, projection=False), tmp_path / "model")
+    save_file(vision_state(finetuned.visual, projection=False), tmp_path / "model")
     imported = import_checkpoint(tmp_path / "model", clip.visual, "nonlinear")
     finetuned.visual.proj.data.copy_(clip.visual.proj)
     assert torch.equal(imported["proj"], clip.visual.proj)
@@ -222,7 +197,7 @@ def test_a_transformers_tower_without_projection_keeps_the_encoders(clip, finetu
 
 
 def test_a_transformers_tower_without_keys_is_refused_by_name(clip, finetuned, tmp_path):
-    state = transformers_state(finetuned.visual)
+    state = vision_state(finetuned.visual)
     del state["vision_model.encoder.layers.1.self_attn.k_proj.bias"]
     save_file(state, tmp_path / "model")
     with pytest.raises(PipelineError, match=r"missing transformer.resblocks.1.attn.in_proj_bias "
@@ -240,7 +215,7 @@ def test_a_real_transformers_model_is_imported(clip, finetuned, tmp_path, projec
     whole = transformers.CLIPVisionModelWithProjection(options).eval()
     if not projection:
         finetuned.visual.proj.data.copy_(clip.visual.proj)
-    state = transformers_state(finetuned.visual)
+    state = vision_state(finetuned.visual)
     del state["vision_model.embeddings.position_ids"]
     whole.load_state_dict(state)
     with torch.no_grad():

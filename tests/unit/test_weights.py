@@ -8,6 +8,7 @@ import pytest
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from safetensors.torch import save_file
+from transformers_state import clip_state
 
 from task_arithmetic import weights
 from task_arithmetic.architectures import (
@@ -127,6 +128,39 @@ def test_open_clip_weights_give_the_same_outputs(tmp_path, output, form, prefix)
     assert load_encoder(output).preprocess == Preprocess.of(default_preprocess(ARCHITECTURE))
 
 
+def test_a_whole_model_with_the_names_of_transformers_is_adopted(tmp_path, output):
+    clip, path = build_clip(ARCHITECTURE), tmp_path / "weights"
+    save_file(clip_state(clip), path)
+    adopt_encoder(output, "tiny", ARCHITECTURE, path)
+    adopted, _ = read_tensors(output, "encoder")
+    assert set(adopted) == set(clip.state_dict())
+    assert all(torch.equal(adopted[name], value) for name, value in clip.state_dict().items())
+
+
+def test_a_whole_model_of_transformers_gives_the_same_outputs(tmp_path, output):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"intermediate_size": 64, "hidden_size": 16, "num_attention_heads": 2,
+             "hidden_act": "quick_gelu"}  # fmt: skip
+    options = transformers.CLIPConfig(
+        vision_config={**sizes, "num_hidden_layers": 2, "image_size": 32, "patch_size": 16},
+        text_config={**sizes, "num_hidden_layers": 1, "vocab_size": 50, "eos_token_id": 49,
+                     "max_position_embeddings": 12},
+        projection_dim=16,
+    )  # fmt: skip
+    model = transformers.CLIPModel(options).eval()
+    model.save_pretrained(tmp_path)
+    adopt_encoder(output, "tiny", QUICK, tmp_path / "model.safetensors")
+    loaded, _ = load_clip(output)
+    images, tokens = torch.randn(2, 3, 32, 32), torch.randint(49, (2, 12))
+    tokens[:, -1] = 49  # both take the features of the end of the text
+    with torch.no_grad():
+        expected = model(pixel_values=images, input_ids=tokens)
+        features = loaded.encode_image(images, normalize=True)
+        torch.testing.assert_close(features, expected.image_embeds)
+        features = loaded.encode_text(tokens, normalize=True)
+        torch.testing.assert_close(features, expected.text_embeds)
+
+
 def test_the_text_tower_of_its_own_takes_the_old_names(tmp_path, output):
     clip, path = build_clip(ARCHITECTURE), tmp_path / "weights.safetensors"
     save_file(clip.state_dict(), path)
@@ -243,6 +277,26 @@ def test_a_hub_repository_states_activation_and_preprocessing(hub_of, tmp_path, 
     )
     with pytest.raises(PipelineError, match=r"were trained with QuickGELU, but .* has GELU"):
         adopt_encoder(output, "tiny", ARCHITECTURE, tmp_path / "w", tmp_path / "d.json")
+
+
+@pytest.mark.parametrize(
+    ("stated", "known"),
+    [
+        ({"config__json": b'{"vision_config": {"hidden_act": "gelu"}}'}, False),
+        ({"config__json": b'{"hidden_act": "quick_gelu"}'}, True),
+        ({}, None),
+    ],
+)
+def test_what_a_repository_does_not_state_is_not_guessed(hub_of, tmp_path, stated, known):
+    hub_of(model__safetensors=b"weights", **stated)
+    source = {"hub": "someone/clip", "file": "model.safetensors"}
+    architecture = QUICK if known else ARCHITECTURE
+    download_weights(source, architecture, tmp_path / "w", tmp_path / "d.json")
+    assert read_json(tmp_path / "d.json") == {
+        "source": "someone/clip@main",
+        "quick_gelu": known,
+        "preprocess": {},
+    }
 
 
 def test_a_preprocessing_that_the_project_has_not_is_refused(tmp_path, output):

@@ -17,26 +17,11 @@ from torch import Tensor, nn
 
 from task_arithmetic.artifacts import PipelineError
 from task_arithmetic.foreign import below_prefix, read_foreign
+from task_arithmetic.transformers_names import is_transformers, vision_tower
 
 logger = logging.getLogger(__name__)
 # The linearized encoders of Ortiz-Jimenez et al. 2023 number θ0 and θ as `params0.3`, `params.3`.
 NUMBERED = re.compile(r"(?:^|.*\.)(params0?)\.(\d+)$")
-# The one name of a transformers vision tower that no text tower has.
-TRANSFORMERS_MARK = "embeddings.patch_embedding.weight"
-TRANSFORMERS_PROJECTION = "visual_projection.weight"
-TRANSFORMERS_NAMES = {
-    r"^embeddings\.class_embedding$": "class_embedding",
-    r"^embeddings\.patch_embedding\.": "conv1.",
-    r"^embeddings\.position_embedding\.weight$": "positional_embedding",
-    r"^pre_layrnorm\.": "ln_pre.",  # sic
-    r"^post_layernorm\.": "ln_post.",
-    r"^encoder\.layers\.": "transformer.resblocks.",
-    r"\.layer_norm([12])\.": r".ln_\1.",
-    r"\.mlp\.fc1\.": ".mlp.c_fc.",
-    r"\.mlp\.fc2\.": ".mlp.c_proj.",
-    r"\.self_attn\.out_proj\.": ".attn.out_proj.",
-}
-ATTENTION_PART = re.compile(r"(.*)\.self_attn\.([qkv])_proj\.(weight|bias)$")
 
 
 def import_checkpoint(path: Path | str, tower: nn.Module, mode: str) -> dict[str, Tensor]:
@@ -54,6 +39,8 @@ def import_checkpoint(path: Path | str, tower: nn.Module, mode: str) -> dict[str
         PipelineError: If the file cannot be read safely, or names, shapes or values show that it is
             no fine-tuning of this tower in this mode; the message names the tensors.
     """
+    if mode not in {"nonlinear", "linear"}:
+        raise PipelineError(f"{path}: expected the mode nonlinear or linear, found '{mode}'")
     tensors = read_foreign(path)
     pretrained = {name: value.detach() for name, value in tower.named_parameters()}
     buffers = {name for name, _ in tower.named_buffers()}
@@ -63,8 +50,8 @@ def import_checkpoint(path: Path | str, tower: nn.Module, mode: str) -> dict[str
                 f"{path}: a linearized checkpoint (it has params0); expected one of mode {mode}"
             )
         found = _from_numbered(tensors, pretrained, path)
-    elif any(name.endswith(TRANSFORMERS_MARK) for name in tensors):
-        found = _from_transformers(tensors)
+    elif is_transformers(tensors):
+        found = vision_tower(tensors)
         # Vision towers are published without the projection when it was not fine-tuned.
         found.setdefault("proj", pretrained["proj"])
     else:
@@ -109,29 +96,6 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     first, other = a.flatten()[:64].float(), b.flatten()[:64].float()
     close = {"rtol": 1e-3, "atol": 1e-6}
     return torch.allclose(first, other, **close) and torch.allclose(a.float(), b.float(), **close)
-
-
-def _from_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give a vision tower of transformers open_clip's names."""
-    mark = next(name for name in tensors if name.endswith(TRANSFORMERS_MARK))
-    prefix = mark.removesuffix(TRANSFORMERS_MARK)
-    named, attention = {}, {}
-    for name, tensor in tensors.items():
-        if name.endswith(TRANSFORMERS_PROJECTION):
-            named["proj"] = tensor.T
-        elif name.startswith(prefix) and not name.endswith("position_ids"):
-            for theirs, ours in TRANSFORMERS_NAMES.items():
-                name = re.sub(theirs, ours, name.removeprefix(prefix))
-            if part := ATTENTION_PART.match(name):
-                attention.setdefault((part[1], part[3]), {})[part[2]] = tensor
-            else:
-                named[name] = tensor
-    for (block, kind), parts in attention.items():
-        if set(parts) == set("qkv"):
-            named[f"{block}.attn.in_proj_{kind}"] = torch.cat([parts[part] for part in "qkv"])
-        else:
-            named |= {f"{block}.self_attn.{part}_proj.{kind}": parts[part] for part in parts}
-    return named
 
 
 def _check_names(

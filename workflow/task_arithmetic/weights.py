@@ -43,11 +43,13 @@ from task_arithmetic.encoders import (
     save_encoder,
 )
 from task_arithmetic.foreign import below_prefix, read_foreign
+from task_arithmetic.transformers_names import clip_model, is_transformers
 
 logger = logging.getLogger(__name__)
 # What a repository of open_clip's own may call its weights, the better first.
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 HUB_CONFIGURATION = "open_clip_config.json"
+TRANSFORMERS_CONFIGURATION = "config.json"
 PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode")
 # Only the files that OpenAI published have these beside the weights.
 OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}
@@ -120,8 +122,9 @@ def adopt_encoder(
         path: The encoder file to write.
         model: The model's name in the experiment.
         architecture: The configured open_clip configuration, or its name.
-        source: The weights, in any floating-point type: an encoder file, or an open_clip or OpenAI
-            CLIP model in any format that `read_foreign` reads. None for random weights.
+        source: The weights, in any floating-point type: an encoder file, or a CLIP model of
+            open_clip, OpenAI or transformers in any format that `read_foreign` reads. None for
+            random weights.
         description: What `download_weights` wrote down of the source.
         preprocess: The configured preprocessing, where it differs from what is known of the
             source, or else from CLIP's.
@@ -216,10 +219,16 @@ def _hub_configuration(fetch: Any, repository: str) -> dict[str, Any]:
     """Return activation and preprocessing as a repository states them, or that it does not."""
     try:
         stated = read_json(fetch(repository, HUB_CONFIGURATION))
+        return {**stated.get("preprocess_cfg", {}), "quick_gelu": quick_gelu(stated["model_cfg"])}
+    except PipelineError as error:
+        logger.info("%s; trying %s", error, TRANSFORMERS_CONFIGURATION)
+    try:
+        stated = read_json(fetch(repository, TRANSFORMERS_CONFIGURATION))
+        vision = stated.get("vision_config", stated)
+        return {"quick_gelu": vision.get("hidden_act", "quick_gelu") == "quick_gelu"}
     except PipelineError as error:
         logger.warning("activation and preprocessing of %s are not known: %s", repository, error)
         return {"quick_gelu": None}
-    return {**stated.get("preprocess_cfg", {}), "quick_gelu": quick_gelu(stated["model_cfg"])}
 
 
 def _is_encoder_file(path: Path | str) -> bool:
@@ -264,6 +273,8 @@ def _clip_state(
     source: Path | str,
 ) -> dict[str, Tensor]:
     """Return the tensors of a foreign file under the names of an open_clip model."""
+    if is_transformers(tensors):
+        tensors = clip_model(tensors)
     state = below_prefix(tensors, [f"{IMAGE_TOWER}{name}" for name in clip.visual.state_dict()])
     if set(state) >= OPENAI_MARKS:
         _check_activation(architecture, True, f"{source}: the weights, OpenAI's,")
