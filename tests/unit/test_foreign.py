@@ -208,6 +208,28 @@ def test_a_hand_written_pickle_is_refused(tmp_path, monkeypatch, what, body):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_containers_that_hold_each_other_many_times_are_read_at_once(tmp_path):
+    laughs = [torch.zeros(2)]
+    for _ in range(100):
+        laughs = [laughs, laughs]
+    laughs.append(laughs)
+    torch.save(laughs, tmp_path / "file")
+    assert len(read_foreign(tmp_path / "file")) == 1
+
+
+def test_a_compressed_storage_is_refused(tmp_path):
+    zeros, path = torch.zeros(10**6), tmp_path / "file"
+    torch.save({"w": zeros}, tmp_path / "stored")
+    with (
+        zipfile.ZipFile(tmp_path / "stored") as stored,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for name in stored.namelist():
+            archive.writestr(name, stored.read(name))
+    with pytest.raises(PipelineError, match=r"expected 4000000 bytes in .*data/0, found \d{4}\)"):
+        read_foreign(path)
+
+
 def test_a_plain_pickle_is_refused(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(pickle.dumps(Call(os.system, f"touch {tmp_path / 'mark'}"), protocol=2))
