@@ -113,7 +113,7 @@ def test_rendered_tables_have_percents_means_and_the_best_in_bold():
     )
 
 
-@pytest.mark.parametrize(("markup", "mark"), [("markdown", "†"), ("latex", r"$\dagger$")])
+@pytest.mark.parametrize(("markup", "mark"), [("markdown", "‡"), ("latex", r"$\ddagger$")])
 def test_numbers_with_imported_models_are_marked(markup, mark):
     made = experiment()
     single = tables.single_task(made.singles, made.tasks)

@@ -370,12 +370,6 @@ def get_edit_files(edits, name):
     )
 
 
-def get_figure_settings():
-    """Return what the figures show: the tasks in their configured order."""
-    keys = ("tasks", "control", "control_threshold")
-    return canonical_json({key: config[key] for key in keys})
-
-
 def get_table_settings():
     """Return what the tables show: tasks in their order, and which of them were imported."""
     keys = ("tasks", "control", "control_threshold")
@@ -387,6 +381,12 @@ def get_table_settings():
         if VECTOR_MODES[mode] in by_mode
     ]
     return canonical_json({**{key: config[key] for key in keys}, "imported": imported})
+
+
+def get_figure_settings():
+    """Return what the figures show: the tasks in their configured order."""
+    keys = ("tasks", "control", "control_threshold")
+    return canonical_json({key: config[key] for key in keys})
 
 
 def get_figure_inputs(wildcards):

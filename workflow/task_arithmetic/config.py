@@ -144,6 +144,8 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"control: expected {_one_of(datasets)}, found '{control}'"
     if control in tasks:
         yield f"control: expected a dataset that is not a task, found '{control}'"
+    yield from _model_problems(config["models"])
+    yield from _checkpoint_problems(datasets, config["models"])
     alphas = config["coefficients"]
     if 0 not in alphas:
         yield f"coefficients: expected 0 (the pre-trained model) in the grid, found {alphas}"
@@ -156,15 +158,6 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
                 f"datasets.{name}.source: expected the keys generator, train, test, seed, "
                 f"or folder alone, found {', '.join(sorted(keys)) or 'none'}"
             )
-    yield from _model_problems(config["models"])
-    for name, dataset in datasets.items():
-        for model, by_mode in dataset.get("checkpoints", {}).items():
-            where = f"datasets.{name}.checkpoints"
-            if model not in config["models"]:
-                yield f"{where}: expected {_one_of(config['models'])}, found '{model}'"
-            for mode, source in by_mode.items():
-                if "revision" in source and "hub" not in source:
-                    yield f"{where}.{model}.{mode}: expected hub beside revision, found none"
     for task in tasks:
         protocol = finetuning_of(config, task)
         if ("steps" in protocol) == ("epochs" in protocol):
@@ -203,6 +196,18 @@ def _model_problems(models: Mapping[str, Any]) -> Iterator[str]:
             )
         if "pretrained" in weights and not isinstance(model["architecture"], str):
             yield f"{where}.architecture: expected a name, for the tag '{weights['pretrained']}'"
+
+
+def _checkpoint_problems(datasets: Mapping[str, Any], models: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the fine-tuned models to import."""
+    for name, dataset in datasets.items():
+        where = f"datasets.{name}.checkpoints"
+        for model, by_mode in dataset.get("checkpoints", {}).items():
+            if model not in models:
+                yield f"{where}: expected {_one_of(models)}, found '{model}'"
+            for mode, source in by_mode.items():
+                if "revision" in source and "hub" not in source:
+                    yield f"{where}.{model}.{mode}: expected hub beside revision, found none"
 
 
 def _one_of(names: Sequence[str] | Mapping[str, Any]) -> str:

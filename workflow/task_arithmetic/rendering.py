@@ -76,7 +76,7 @@ LAYOUTS = {
 
 
 # Follows numbers that imported checkpoints had a part in.
-IMPORTED = "†"
+IMPORTED = "‡"
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ _TEX = str.maketrans({
     "↓": r"$\downarrow$",
     "α": r"$\alpha$",
     "–": "--",
-    IMPORTED: r"$\dagger$",
+    IMPORTED: r"$\ddagger$",
 })
 
 
