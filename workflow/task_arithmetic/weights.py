@@ -197,11 +197,11 @@ def _check_activation(
     names = {True: "QuickGELU", False: "GELU"}
     if isinstance(architecture, str):
         base = architecture.removesuffix(QUICKGELU)
-        name, advice = architecture, f"use {base}{QUICKGELU if of_weights else ''}"
+        name, advice = f" {architecture}", f"use {base}{QUICKGELU if of_weights else ''}"
     else:
-        name, advice = "the configured one", f"set quick_gelu: {str(of_weights).lower()} in it"
+        name, advice = "", f"set quick_gelu: {str(of_weights).lower()} in it"
     raise PipelineError(
-        f"{weights} were trained with {names[of_weights]}, but the architecture {name} has "
+        f"{weights} were trained with {names[of_weights]}, but the architecture{name} has "
         f"{names[of_model]}; {advice}"
     )
 
