@@ -68,21 +68,63 @@ def get_dataset_settings(wildcards):
     )
 
 
-def get_encoder_source(wildcards):
-    """Return the weights to adopt: the shipped ones, or those pre-trained here."""
-    model = config["models"][wildcards.model]
-    return (
-        model["weights"]
-        if model["pretrain"] == "shipped"
-        else rules.pretrain.output.encoder
-    )
+def is_downloaded(source):
+    """Return whether weights come from a hub, and not from a file or from here."""
+    return source != "pretrain" and bool({"pretrained", "hub"} & set(source))
+
+
+def get_encoder_weights(wildcards):
+    """Return the weights to adopt: pre-trained here, downloaded, given, or none."""
+    weights = config["models"][wildcards.model]["weights"]
+    if weights == "pretrain":
+        return rules.pretrain.output.encoder
+    if is_downloaded(weights):
+        return rules.download_weights.output.weights
+    return weights.get("file", [])
+
+
+def get_encoder_description(wildcards):
+    """Return what is known of downloaded weights."""
+    weights = config["models"][wildcards.model]["weights"]
+    return rules.download_weights.output.description if is_downloaded(weights) else []
 
 
 def get_encoder_settings(wildcards):
-    """Return what decides whether weights fit the configured model."""
+    """Return what decides whether weights fit the configured model, and how it sees images."""
     model = config["models"][wildcards.model]
+    weights = model["weights"]
     return canonical_json(
-        {"model": wildcards.model, "architecture": model["architecture"]}
+        {
+            "model": wildcards.model,
+            "architecture": model["architecture"],
+            "preprocess": model.get("preprocess", {}),
+            "random_init": (
+                None if weights == "pretrain" else weights.get("random_init")
+            ),
+        }
+    )
+
+
+def get_weights_download_settings(wildcards):
+    """Return where a model's weights are downloaded from, and for what architecture."""
+    model = config["models"][wildcards.model]
+    return get_hub_slice(model["architecture"], model["weights"])
+
+
+def get_checkpoint_download_settings(wildcards):
+    """Return where a task's fine-tuned weights are downloaded from."""
+    architecture = config["models"][wildcards.model]["architecture"]
+    return get_hub_slice(architecture, get_imported(wildcards))
+
+
+def get_hub_slice(architecture, source):
+    """Return what a download of weights needs to know."""
+    keys = ("pretrained", "hub", "revision", "file")
+    return canonical_json(
+        {
+            "architecture": architecture,
+            "source": {key: source[key] for key in keys if key in source},
+        }
     )
 
 
@@ -119,6 +161,38 @@ def get_finetune_settings(wildcards):
             },
         }
     )
+
+
+def get_imported(wildcards):
+    """Return where a task's fine-tuned weights are imported from; None if they are trained."""
+    by_model = config["datasets"][wildcards.task].get("checkpoints", {})
+    return by_model.get(wildcards.model, {}).get(wildcards.vector_mode)
+
+
+def get_foreign_checkpoint(wildcards):
+    """Return the file to import: downloaded or given."""
+    source = get_imported(wildcards)
+    if is_downloaded(source):
+        return rules.download_checkpoint.output.weights
+    return source["file"]
+
+
+def get_import_settings(wildcards):
+    """Return what an imported checkpoint is."""
+    return canonical_json(
+        {
+            "model": wildcards.model,
+            "task": wildcards.task,
+            "mode": wildcards.vector_mode,
+        }
+    )
+
+
+def get_checkpoint(wildcards):
+    """Return the fine-tuned weights of a task: imported if the configuration says so."""
+    if get_imported(wildcards):
+        return rules.import_checkpoint.output.checkpoint
+    return rules.finetune.output.checkpoint
 
 
 def get_tangent_vectors(wildcards):
@@ -301,7 +375,20 @@ def get_edit_files(edits, name):
 
 
 def get_table_settings():
-    """Return what the tables and figures show: the tasks in their configured order."""
+    """Return what the tables show: tasks in their order, and which of them were imported."""
+    keys = ("tasks", "control", "control_threshold")
+    imported = [
+        [model, mode, task]
+        for task in TASKS
+        for model, by_mode in config["datasets"][task].get("checkpoints", {}).items()
+        for mode in config["modes"]
+        if VECTOR_MODES[mode] in by_mode
+    ]
+    return canonical_json({**{key: config[key] for key in keys}, "imported": imported})
+
+
+def get_figure_settings():
+    """Return what the figures show: the tasks in their configured order."""
     keys = ("tasks", "control", "control_threshold")
     return canonical_json({key: config[key] for key in keys})
 

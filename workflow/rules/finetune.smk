@@ -28,10 +28,54 @@ rule finetune:
         " --training-log {output.training_log} --processes {resources.gpu} --threads {threads} --log {log}"
 
 
+rule download_checkpoint:
+    output:
+        weights="<results>/downloads/{model}/{vector_mode}/{task}.weights",
+    log:
+        "<logs>/download/{model}/{vector_mode}/{task}.log",
+    localrule: True
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    params:
+        settings=get_checkpoint_download_settings,
+        code=code_digest("weights"),
+    message:
+        "downloading {wildcards.model} fine-tuned on {wildcards.task}, {wildcards.vector_mode}"
+    shell:
+        "task-arithmetic download-weights --settings {params.settings:q}"
+        " --output {output.weights} --log {log}"
+
+
+rule import_checkpoint:
+    input:
+        encoder="<results>/encoders/{model}/encoder.safetensors",
+        weights=get_foreign_checkpoint,
+    output:
+        # Of no seed: the vectors of all seeds are made of it.
+        checkpoint="<results>/imported/{model}/{vector_mode}/{task}.safetensors",
+    log:
+        "<logs>/import/{model}/{vector_mode}/{task}.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime=30,
+    params:
+        settings=get_import_settings,
+        code=code_digest("imports", "encoders"),
+    message:
+        "importing {wildcards.model} fine-tuned on {wildcards.task}, {wildcards.vector_mode}"
+    shell:
+        "task-arithmetic import checkpoint {input.weights:q} --settings {params.settings:q}"
+        " --encoder {input.encoder} --output {output.checkpoint} --log {log}"
+
+
 rule vector:
     input:
         encoder="<results>/encoders/{model}/encoder.safetensors",
-        checkpoint="<results>/checkpoints/{model}/{seed}/{vector_mode}/{task}.safetensors",
+        checkpoint=get_checkpoint,
     output:
         vector="<results>/vectors/{model}/{seed}/{vector_mode}/{task}.safetensors",
     log:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from task_arithmetic.artifacts import (
 from task_arithmetic.cli_options import (
     Log,
     Threads,
+    files,
     logger,
     one_file,
     read_head,
@@ -63,12 +65,13 @@ def pretrain(
 ) -> None:
     """Pre-train a small CLIP on generated captioned images."""
     start(log, threads)
+    from task_arithmetic.architectures import resolve_architecture
     from task_arithmetic.encoders import Preprocess, save_encoder
     from task_arithmetic.pretraining import pretrain as pretrain_clip
 
     with recorded_step("pretrain", settings, ("pretraining", "encoders"), [], [output]):
-        architecture = settings["architecture"]
-        preprocess = Preprocess(**settings["preprocess"])
+        architecture = resolve_architecture(settings["architecture"])
+        preprocess = Preprocess.of(settings["preprocess"])
         clip = pretrain_clip(architecture, preprocess, settings["pretraining"])
         save_encoder(
             output,
@@ -81,18 +84,45 @@ def pretrain(
 
 
 @app.command()
-def encoder(
-    settings: Annotated[Any, settings_of("model", "architecture")],
-    source: Annotated[Path, one_file("Encoder file to adopt.")],
-    output: Annotated[Path, one_file("Encoder file to write.")],
+def download_weights(
+    settings: Annotated[Any, settings_of("architecture", "source")],
+    output: Annotated[Path, one_file("File to write: the weights as they were downloaded.")],
+    description: Annotated[
+        Path | None, one_file("JSON to write: what is known of the weights.")
+    ] = None,
     log: Log = None,
 ) -> None:
-    """Check pre-trained weights against the configured architecture and adopt them."""
+    """Download weights from a hub; the only step on models that needs the network."""
     start(log)
-    from task_arithmetic.encoders import adopt_encoder
+    from task_arithmetic.weights import download_weights
 
-    with recorded_step("encoder", settings, ("encoders",), [source], [output]):
-        adopt_encoder(source, output, settings["model"], settings["architecture"])
+    outputs = [output, description] if description else [output]
+    with recorded_step("download-weights", settings, ("weights",), [], outputs):
+        download_weights(settings["source"], settings["architecture"], output, description)
+
+
+@app.command()
+def encoder(
+    settings: Annotated[Any, settings_of("model", "architecture", "preprocess", "random_init")],
+    output: Annotated[Path, one_file("Encoder file to write.")],
+    source: Annotated[Any, files("Weights to adopt; or none, for random ones.")] = "",
+    description: Annotated[Any, files("What is known of downloaded weights; or none.")] = "",
+    log: Log = None,
+) -> None:
+    """Check weights against the configured architecture and make an encoder file of them."""
+    start(log)
+    from task_arithmetic.weights import adopt_encoder
+
+    with recorded_step("encoder", settings, ("weights",), [*source, *description], [output]):
+        adopt_encoder(
+            output,
+            settings["model"],
+            settings["architecture"],
+            next(iter(source), None),
+            next(iter(description), None),
+            settings["preprocess"],
+            settings["random_init"],
+        )
 
 
 @app.command()
@@ -206,3 +236,33 @@ def vector(
         tau = TaskVector.between(known, finetuned)
         logger.info("%s: norm %.4g", metadata["task"], tau.norm())
         tau.save(output, metadata)
+
+
+class Precision(StrEnum):
+    """The arithmetic of the passes."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+@app.command()
+def memory(
+    architecture: Annotated[str, typer.Argument(help="An open_clip model name.")],
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Images computed at once: the batch over accumulation.")
+    ],
+    precision: Annotated[Precision, typer.Option(help="Arithmetic of the passes.")] = "fp32",
+) -> None:
+    """Print what fine-tuning an image tower keeps in memory, without a GPU or weights."""
+    from task_arithmetic.architectures import resolve_architecture
+    from task_arithmetic.budget import finetuning_memory
+
+    resolved = resolve_architecture(architecture)
+    for number, mode in enumerate(("nonlinear", "linear")):
+        budget = finetuning_memory(resolved, batch_size, precision, mode)
+        parts = vars(budget) | {"total": budget.total}
+        if number == 0:
+            typer.echo("  ".join(["GiB      ", *(name.rjust(11) for name in parts)]))
+        cells = (f"{size / 2**30:11.2f}" for size in parts.values())
+        typer.echo("  ".join([mode.ljust(9), *cells]))

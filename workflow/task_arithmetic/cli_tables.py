@@ -80,7 +80,7 @@ class Figure(StrEnum):
 @app.command()
 def table(
     name: Annotated[Table, typer.Argument(help="Which table.")],
-    settings: Annotated[Any, settings_of("tasks", "control", "control_threshold")],
+    settings: Annotated[Any, settings_of("tasks", "control", "control_threshold", "imported")],
     csv: Annotated[Path, one_file("Tidy CSV to write.")],
     markdown: Annotated[Path, one_file("Markdown to write.")],
     latex: Annotated[Path, one_file("LaTeX to write.")],
@@ -113,6 +113,7 @@ def table(
                 tasks,
                 settings["control"],
             )
+        made = tables.with_imported(made, settings["imported"])
         write_csv(csv, made)
         write_text(markdown, render(name, made, tasks, "markdown", single))
         write_text(latex, render(name, made, tasks, "latex", single))

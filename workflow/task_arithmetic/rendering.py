@@ -17,7 +17,7 @@ import pandas as pd
 from rich.console import Console
 from rich.markdown import Markdown
 
-from task_arithmetic.tables import MODES, axes
+from task_arithmetic.tables import MODES, axes, with_imported
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,10 @@ LAYOUTS = {
 }
 
 
+# Follows numbers that imported checkpoints had a part in.
+IMPORTED = "‡"
+
+
 @dataclass(frozen=True)
 class _Sheet:
     """Strings ready to be written."""
@@ -107,6 +111,9 @@ def render(
         part of a mean unsaid: the cell says of how many of how many it is the mean.
     """
     layout, rows = LAYOUTS[name], _with_pretrained(name, table, singles)
+    marked = table[table["imported"]] if "imported" in table else table[:0]
+    triples = set(zip(marked["model"], marked["mode"], marked["task"], strict=True))
+    rows = with_imported(rows, triples)
     markup, bold = {
         "markdown": (_markdown, "**{}**"),
         "latex": (partial(_latex, name), r"\textbf{{{}}}"),
@@ -179,7 +186,10 @@ def _compare(rows: pd.DataFrame, metric: Metric, modes: list[str], bold: str) ->
         places = 1 if metric.percent else 2
         mean = f"{by_seed.mean():.{places}f}"
         spread = f" ± {by_seed.std():.{places}f}" if len(by_seed) > 1 else ""
-        cells.append(mean + spread + (f" ({known} of {total})" if known < total else ""))
+        share = f" ({known} of {total})" if known < total else ""
+        here = rows["mode"] == mode
+        mark = IMPORTED if "imported" in rows and rows[here]["imported"].any() else ""
+        cells.append(mean + spread + share + mark)
         # A mean over fewer tasks is another quantity, and the pre-trained model is no contestant.
         if known == total and mode != "pretrained":
             contest[len(cells) - 1] = mean
@@ -205,6 +215,8 @@ def _legend(lines: list[list[str]]) -> str:
             " Infeasible: no coefficient keeps the control accuracy on validation data;"
             " (k of n): mean over the k edits of n for which one does."
         )
+    if any(IMPORTED in cell for line in lines for cell in line):
+        text += f" {IMPORTED} with fine-tuned models that were imported, not trained here."
     return text
 
 
@@ -237,6 +249,7 @@ _TEX = str.maketrans({
     "↓": r"$\downarrow$",
     "α": r"$\alpha$",
     "–": "--",
+    IMPORTED: r"$\ddagger$",
 })
 
 
