@@ -117,8 +117,8 @@ def finetune(
 
     Raises:
         PipelineError: If the loss is not finite; the message names the step.
-        PreemptedError: If a signal asked to stop before the end; the state is saved, and the same call
-            goes on from it.
+        PreemptedError: If a signal asked to stop before the end; the state is saved, and the same
+            call goes on from it.
     """
     accelerator = Accelerator(mixed_precision=MIXED_PRECISION[settings.precision])
     tower = linearize(encoder.tower) if settings.mode == "linear" else encoder.tower

@@ -45,7 +45,7 @@ def stop_requests() -> Iterator[StopRequest]:
     Only the main thread of a process may do so; in any other, signals keep their effect.
 
     Yields:
-        What has been asked so far; it is true once the block should save and raise `PreemptedError`.
+        What has been asked so far; it is true once the block should save and leave.
     """
     request = StopRequest()
     handled = REQUESTS if threading.current_thread() is threading.main_thread() else ()
