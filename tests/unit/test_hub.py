@@ -163,9 +163,9 @@ def test_what_is_not_there_is_named_at_once(hub, waits, tmp_path, arguments, mes
 
 def test_no_server_is_one_line(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(PipelineError, match=r"could not be fetched from http://127\.0\.0\.1:9") as err:
+    with pytest.raises(PipelineError, match=r"could not be fetched from http:") as error:
         fetch(tmp_path)
-    assert "\n" not in str(err.value)
+    assert "\n" not in str(error.value)
 
 
 def test_offline_mode_is_named(hub, tmp_path, monkeypatch):
