@@ -16,13 +16,17 @@ EXPERIMENT = $(shell sed -n 's/^experiment: *"\{0,1\}\([A-Za-z0-9._-]*\).*/\1/p'
 RULES = Snakefile workflow/rules
 
 .DEFAULT_GOAL := help
-.PHONY: help environment tables figures report test benchmark lint format lock clean
+.PHONY: help environment fetch tables figures report test benchmark lint format lock clean
 
 help:  ## Show this list
 	@echo "Usage: make TARGET [CONFIG=file.yaml] [CORES=n] [ARGS='more options of the command']"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 
 environment: $(READY)  ## Make .venv (every other target does so by itself)
+
+fetch: $(READY)  ## Say what an experiment's data sets cost in disk, then fetch them
+	$(IN_ENVIRONMENT) task-arithmetic costs $(or $(CONFIG),config.yaml)
+	$(SNAKEMAKE) fetch $(OPTIONS)
 
 tables: $(READY)  ## Run the experiment up to the tables of the papers and show them
 	$(SNAKEMAKE) all_tables $(OPTIONS)

@@ -18,13 +18,14 @@ rule finetune:
         runtime=240,
     params:
         settings=get_finetune_settings,
-        code=code_digest("finetune", "datasets"),
+        code=code_digest("finetune"),
     message:
         "fine-tuning {wildcards.model} on {wildcards.task}, {wildcards.vector_mode}, seed {wildcards.seed}"
     shell:
         "task-arithmetic finetune --settings {params.settings:q} --encoder {input.encoder}"
         " --head {input.head} --train {input.train} --output {output.checkpoint}"
-        " --training-log {output.training_log} --threads {threads} --log {log}"
+        " --training-log {output.training_log} --threads {threads}"
+        " --memory-mb {resources.mem_mb} --log {log}"
 
 
 rule vector:

@@ -1,4 +1,4 @@
-"""Commands that make data, encoders, heads, fine-tuned models and task vectors."""
+"""Commands that make encoders, heads, fine-tuned models and task vectors."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from task_arithmetic.artifacts import (
 )
 from task_arithmetic.cli_options import (
     Log,
+    Memory,
     Threads,
     logger,
     one_file,
@@ -28,26 +29,6 @@ from task_arithmetic.cli_options import (
 from task_arithmetic.lineage import code_digest, recorded_step
 
 app = typer.Typer()
-
-
-@app.command()
-def dataset(
-    settings: Annotated[Any, settings_of("dataset", "source", "validation")],
-    train: Annotated[Path, one_file("Parquet file to write: training images.")],
-    validation: Annotated[Path, one_file("Parquet file to write: validation images.")],
-    test: Annotated[Path, one_file("Parquet file to write: test images.")],
-    log: Log = None,
-) -> None:
-    """Load or generate a task and write its three splits as parquet."""
-    start(log)
-    from task_arithmetic.datasets import make_splits, write_split
-
-    outputs = {"train": train, "validation": validation, "test": test}
-    with recorded_step("dataset", settings, ("datasets",), [], list(outputs.values())):
-        name = settings["dataset"]
-        for split, data in make_splits(name, settings["source"], settings["validation"]).items():
-            write_split(outputs[split], data)
-            logger.info("%s: %d %s images", name, len(data), split)
 
 
 @app.command()
@@ -94,7 +75,7 @@ def encoder(
 
 @app.command()
 def head(
-    settings: Annotated[Any, settings_of("model", "dataset", "templates")],
+    settings: Annotated[Any, settings_of("model", "dataset", "templates", "class_names")],
     encoder: Annotated[Path, one_file("Encoder file.")],
     examples: Annotated[Path, one_file("Parquet file of the task, for its class names.")],
     output: Annotated[Path, one_file("Head file to write.")],
@@ -103,14 +84,17 @@ def head(
 ) -> None:
     """Build a task's zero-shot head from the text tower."""
     start(log, threads)
+    from task_arithmetic.class_names import chosen_names, chosen_templates
     from task_arithmetic.datasets import read_class_names
     from task_arithmetic.encoders import load_clip, save_head, zero_shot_head
 
-    modules = ("encoders", "datasets")
+    modules = ("encoders", "datasets", "class_names")
     with recorded_step("head", settings, modules, [encoder, examples], [output]):
         clip, tokenize = load_clip(encoder)
         names = read_class_names(examples)
-        weight = zero_shot_head(clip, tokenize, names, settings["templates"])
+        prompted = chosen_names(settings["dataset"], names, settings["class_names"])
+        templates = chosen_templates(settings["templates"])
+        weight = zero_shot_head(clip, tokenize, prompted, templates)
         save_head(output, weight, settings["model"], settings["dataset"], names)
 
 
@@ -123,6 +107,7 @@ def finetune(
     output: Annotated[Path, one_file("Checkpoint θt to write.")],
     training_log: Annotated[Path, one_file("CSV to write: loss and learning rate by step.")],
     threads: Threads = 1,
+    memory_mb: Memory = 16000,
     log: Log = None,
 ) -> None:
     """Fine-tune the image tower on a task, non-linearly or linearized; resumes if interrupted."""
@@ -133,18 +118,26 @@ def finetune(
     from task_arithmetic.finetune import FinetuneSettings, finetune
 
     inputs, outputs = [encoder, head, train], [output, training_log]
-    modules = ("finetune", "datasets")
+    modules = ("finetune",)
     with recorded_step("finetune", settings, modules, inputs, outputs) as step:
         fields = FinetuneSettings(**settings["hyperparameters"])
         base, task = load_encoder(encoder), settings["task"]
         weight, class_names = read_head(head, task)
-        images, labels = read_images(train, base.preprocess.size, class_names)
+        split = read_images(
+            train,
+            base.preprocess.size,
+            class_names,
+            threads,
+            memory_mb,
+            augmentation=fields.augmentation,
+            seed=fields.seed,
+        )
         resume_path = output.with_suffix(".resume.safetensors")
         parameters, history = finetune(
             base,
             torch.from_numpy(weight),
-            torch.from_numpy(images),
-            torch.from_numpy(labels),
+            split.images,
+            torch.from_numpy(split.labels),
             fields,
             resume_path,
             fingerprint=digest([
