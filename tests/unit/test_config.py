@@ -24,6 +24,18 @@ def put(config, path, value):
     config[last] = value
 
 
+def expected(**changes):
+    """Return published numbers, of which one is changed."""
+    value = {
+        "table": "task_addition",
+        "mode": "linear",
+        "measure": "accuracy",
+        "source": "a",
+        "percent": {"tiny": 50.0},
+    }
+    return {"tolerance": 3, "sources": {"a": "A"}, "values": [value | changes]}
+
+
 def test_the_default_configuration_is_valid(config):
     check_config(config)
 
@@ -70,9 +82,9 @@ def test_the_default_configuration_is_valid(config):
         ("datasets.digits.class_names", 3, "datasets.digits.class_names: expected a list or a "
          "mapping or a text, found 3"),
         ("datasets.digits.class_names", "cifar", "datasets.digits.class_names: expected"),
-        ("expected", {"tolerance": 3, "sources": {"a": "A"}, "values": [{"table": "task_addition",
-         "model": "none", "mode": "linear", "measure": "accuracy", "percent": 1, "source": "a"}]},
-         "expected.values.0.model: expected one of tiny, found 'none'"),
+        ("expected", expected(source="b"), "expected.values.0.source: expected one of a, found 'b'"),
+        ("expected", expected(percent={"big": 1}), "expected.values.0.percent: expected one of "
+         "tiny, found 'big'"),
         ("datasets.digits.templates", ["no place"], "datasets.digits.templates.0: expected"),
     ],
 )  # fmt: skip

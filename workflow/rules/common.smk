@@ -76,7 +76,7 @@ def get_downloads():
     return expand("<results>/downloads/{dataset}.json", dataset=fetched)
 
 
-def get_download_settings(wildcards):
+def get_dataset_download_settings(wildcards):
     """Return what is fetched: what a dataset's columns are called does not matter here."""
     keys = ("hub", "revision", "config", "splits", "size_mb")
     source = get_source(wildcards.dataset)

@@ -1,12 +1,9 @@
-localrules:
-    download,
-
-
 rule download:
     output:
         manifest="<results>/downloads/{dataset}.json",
     log:
         "<logs>/download/{dataset}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -14,7 +11,7 @@ rule download:
         mem_mb=2000,
         runtime=600,
     params:
-        settings=get_download_settings,
+        settings=get_dataset_download_settings,
         code=code_digest("downloads"),
         folder=DOWNLOADS,
     message:

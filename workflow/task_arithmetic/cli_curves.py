@@ -51,7 +51,6 @@ def features(
     from task_arithmetic.columns import PRETRAINED, ColumnStore, write_column, write_manifest
     from task_arithmetic.encoders import load_encoder
     from task_arithmetic.features import first_order_features
-    from task_arithmetic.loading import read_split
     from task_arithmetic.vectors import TaskVector
 
     modules = ("features",)
@@ -69,7 +68,7 @@ def features(
             missing = {named: file for named, file in paths.items() if not file.exists()}
             logger.info("%s (%s): computing %s", name, split, sorted(missing) or "nothing")
             if missing:
-                data = read_split(path, base.preprocess.size, threads, memory_mb * 1e6 / 2)
+                data = read_images(path, base.preprocess, threads, memory_mb)
                 wanted = [named for named in missing if named != PRETRAINED]
                 f0, tangents = first_order_features(
                     base,
@@ -124,9 +123,9 @@ def curve(
         }
         places = [(name, split) for name in settings["datasets"] for split in settings["splits"]]
         # All of them stay for all α, so they share the memory.
-        share = max(memory_mb // len(places), 1)
+        share = memory_mb / len(places)
         data = [
-            read_images(path, base.preprocess.size, weights[name][1], threads, share)
+            read_images(path, base.preprocess, threads, share, weights[name][1])
             for (name, _), path in zip(places, examples, strict=True)
         ]
         correct: dict[tuple[str, str], dict[float, int]] = {place: {} for place in places}

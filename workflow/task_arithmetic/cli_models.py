@@ -125,10 +125,10 @@ def finetune(
         weight, class_names = read_head(head, task)
         split = read_images(
             train,
-            base.preprocess.size,
-            class_names,
+            base.preprocess,
             threads,
             memory_mb,
+            class_names,
             augmentation=fields.augmentation,
             seed=fields.seed,
         )

@@ -116,13 +116,18 @@ def read_head(path: Path, dataset: str) -> tuple[Any, list[str]]:
 
 
 def read_images(
-    path: Path, size: int, class_names: list[str], threads: int, memory_mb: int, **augmentation: Any
+    path: Path,
+    preprocess: Any,
+    threads: int,
+    memory_mb: float,
+    class_names: list[str] | None = None,
+    **augmentation: Any,
 ) -> Any:
-    """Return a split for an encoder; its classes must be the head's."""
+    """Return a split as an encoder's preprocessing wants it; its classes must be the head's."""
     from task_arithmetic.loading import read_split
 
-    split = read_split(path, size, threads, memory_mb * 1e6 / 2, **augmentation)
-    if list(split.class_names) != class_names:
+    split = read_split(path, preprocess.size, threads, memory_mb * 1e6 / 2, **augmentation)
+    if class_names is not None and list(split.class_names) != class_names:
         raise PipelineError(
             f"{path}: expected the head's classes {class_names}, found {list(split.class_names)}"
         )

@@ -170,10 +170,11 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
             )
     expected = config.get("expected", {"values": []})
     for position, value in enumerate(expected["values"]):
-        for key, known in (("model", config["models"]), ("source", expected["sources"])):
-            if value[key] not in known:
-                where = f"expected.values.{position}.{key}"
-                yield f"{where}: expected {_one_of(known)}, found '{value[key]}'"
+        where, sources = f"expected.values.{position}", expected["sources"]
+        if value["source"] not in sources:
+            yield f"{where}.source: expected {_one_of(sources)}, found '{value['source']}'"
+        for model in sorted(set(value["percent"]) - set(config["models"])):
+            yield f"{where}.percent: expected {_one_of(config['models'])}, found '{model}'"
 
 
 def _source_problems(name: str, source: Mapping[str, Any], task: bool) -> Iterator[str]:

@@ -32,6 +32,7 @@ BATCHES_AHEAD = 3
 CROP_AREA = (0.9, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
 CROP_TRIALS = 10
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 # The epoch, which only a random crop depends on, and the examples of one batch.
 Request = tuple[int, np.ndarray]
@@ -124,6 +125,8 @@ def read_split(
     memory: float = math.inf,
     augmentation: Literal["none", "crop"] = "none",
     seed: int = 0,
+    interpolation: str = "bicubic",
+    resize_mode: str = "shortest",
 ) -> Split:
     """Read a parquet split for an encoder.
 
@@ -132,9 +135,11 @@ def read_split(
         size: Height and width of the images.
         workers: How many threads decode.
         memory: How many bytes the decoded images may take; more are decoded when asked for.
-        augmentation: `none`: CLIP's preprocessing, see `whole_image`; `crop`: see `random_crop`,
-            another one in each epoch.
+        augmentation: `none`: see `whole_image`; `crop`: see `random_crop`, another one in each
+            epoch.
         seed: Decides the random crops.
+        interpolation: See `whole_image`.
+        resize_mode: See `whole_image`.
 
     Returns:
         The split.
@@ -150,8 +155,8 @@ def read_split(
     def decode(content: bytes, epoch: int, index: int) -> np.ndarray:
         try:
             if augmentation == "crop":
-                return random_crop(content, size, (seed, epoch, index))
-            return whole_image(content, size)
+                return random_crop(content, size, (seed, epoch, index), interpolation)
+            return whole_image(content, size, interpolation, resize_mode)
         except (OSError, ValueError) as error:
             raise PipelineError(f"{path}: image {index} could not be decoded: {error}") from error
 
@@ -173,33 +178,37 @@ def in_order(size: int, batch_size: int) -> Iterator[Request]:
         yield 0, np.arange(start, min(start + batch_size, size))
 
 
-def whole_image(content: bytes, size: int) -> np.ndarray:
-    """Decode an image as CLIP's preprocessing does.
-
-    The shorter side is resized to `size` (bicubic) and the centre is cut out, rounded to pixels as
-    torchvision rounds.
+def whole_image(
+    content: bytes, size: int, interpolation: str = "bicubic", resize_mode: str = "shortest"
+) -> np.ndarray:
+    """Decode and resize an image, rounding to pixels as torchvision rounds.
 
     Args:
         content: The encoded image.
         size: Height and width wanted.
+        interpolation: `bicubic`, as CLIP does, or `bilinear`.
+        resize_mode: `shortest`: the shorter side is resized to `size` and the centre is cut out, as
+            CLIP does; `squash`: both sides are resized.
 
     Returns:
         RGB, uint8, `[size, size, 3]`.
     """
     rgb = _rgb(content)
-    width, height = rgb.size
-    if (width, height) != (size, size):
-        short = min(width, height)
+    if rgb.size != (size, size):
+        short = min(rgb.size)
+        squashed = resize_mode == "squash"
         wide, high = (
-            size if side == short else int(size * side / short) for side in (width, height)
+            size if squashed or side == short else int(size * side / short) for side in rgb.size
         )
-        rgb = rgb.resize((wide, high), Image.Resampling.BICUBIC)
+        rgb = rgb.resize((wide, high), FILTERS[interpolation])
         left, top = round((wide - size) / 2), round((high - size) / 2)
         rgb = rgb.crop((left, top, left + size, top + size))
     return np.asarray(rgb)
 
 
-def random_crop(content: bytes, size: int, key: tuple[int, ...]) -> np.ndarray:
+def random_crop(
+    content: bytes, size: int, key: tuple[int, ...], interpolation: str = "bicubic"
+) -> np.ndarray:
     """Decode an image as CLIP's training does: 90 to 100 % of its area, at random, resized.
 
     Args:
@@ -207,6 +216,7 @@ def random_crop(content: bytes, size: int, key: tuple[int, ...]) -> np.ndarray:
         size: Height and width wanted.
         key: Decides the crop: the seed, the epoch and the image's index, so that a resumed
             training sees the same.
+        interpolation: `bicubic`, as CLIP does, or `bilinear`.
 
     Returns:
         RGB, uint8, `[size, size, 3]`.
@@ -225,7 +235,7 @@ def random_crop(content: bytes, size: int, key: tuple[int, ...]) -> np.ndarray:
         high = min(height, round(width / CROP_RATIO[0]))
     left, top = (int(random.integers(0, spare + 1)) for spare in (width - wide, height - high))
     box = (left, top, left + wide, top + high)
-    return np.asarray(rgb.crop(box).resize((size, size), Image.Resampling.BICUBIC))
+    return np.asarray(rgb.crop(box).resize((size, size), FILTERS[interpolation]))
 
 
 def _rgb(content: bytes) -> Image.Image:
