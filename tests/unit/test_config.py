@@ -82,7 +82,8 @@ def test_the_default_configuration_is_valid(config):
         ("datasets.digits.class_names", 3, "datasets.digits.class_names: expected a list or a "
          "mapping or a text, found 3"),
         ("datasets.digits.class_names", "cifar", "datasets.digits.class_names: expected"),
-        ("expected", expected(source="b"), "expected.values.0.source: expected one of a, found 'b'"),
+        ("expected", expected(source="b"), "expected.values.0.source: expected one of a, "
+         "found 'b'"),
         ("expected", expected(percent={"big": 1}), "expected.values.0.percent: expected one of "
          "tiny, found 'big'"),
         ("datasets.digits.templates", ["no place"], "datasets.digits.templates.0: expected"),

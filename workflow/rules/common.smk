@@ -334,7 +334,14 @@ def get_edit_files(edits, name):
 
 
 def get_table_settings():
-    """Return what the tables and figures show: the tasks in their configured order."""
+    """Return what the tables show: the tasks in their configured order, and published numbers."""
+    keys = ("tasks", "control", "control_threshold")
+    shown = {key: config[key] for key in keys}
+    return canonical_json({**shown, "expected": config.get("expected")})
+
+
+def get_figure_settings():
+    """Return what the figures show: the tasks in their configured order."""
     keys = ("tasks", "control", "control_threshold")
     return canonical_json({key: config[key] for key in keys})
 

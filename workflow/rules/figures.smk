@@ -18,7 +18,7 @@ rule figure:
         mem_mb=2000,
         runtime=10,
     params:
-        settings=get_table_settings(),
+        settings=get_figure_settings(),
         code=code_digest("figures"),
     message:
         "figure {wildcards.figure}"

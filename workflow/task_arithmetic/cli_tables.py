@@ -80,7 +80,7 @@ class Figure(StrEnum):
 @app.command()
 def table(
     name: Annotated[Table, typer.Argument(help="Which table.")],
-    settings: Annotated[Any, settings_of("tasks", "control", "control_threshold")],
+    settings: Annotated[Any, settings_of("tasks", "control", "control_threshold", "expected")],
     csv: Annotated[Path, one_file("Tidy CSV to write.")],
     markdown: Annotated[Path, one_file("Markdown to write.")],
     latex: Annotated[Path, one_file("LaTeX to write.")],
@@ -114,8 +114,9 @@ def table(
                 settings["control"],
             )
         write_csv(csv, made)
-        write_text(markdown, render(name, made, tasks, "markdown", single))
-        write_text(latex, render(name, made, tasks, "latex", single))
+        expected = settings["expected"]
+        write_text(markdown, render(name, made, tasks, "markdown", single, expected))
+        write_text(latex, render(name, made, tasks, "latex", single, expected))
 
 
 @app.command()
