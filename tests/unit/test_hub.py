@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hub_server import COMMIT, Hub, serving
+from hub_server import COMMIT, Hub, serving, use
 from huggingface_hub import constants
 
 from task_arithmetic import hub as client
@@ -25,12 +25,7 @@ def waits(monkeypatch):
 def hub(monkeypatch, waits):
     files = {("datasets", REPO): {NAME: CONTENT, "README.md": b"pets\n"}}
     with serving(Hub(files, small={"README.md"})) as running:
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
-        monkeypatch.delenv("HF_TOKEN", raising=False)
+        use(running, monkeypatch)
         monkeypatch.setattr(client, "CHUNK", 1 << 14)
         yield running
 

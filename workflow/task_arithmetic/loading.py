@@ -223,17 +223,19 @@ def random_crop(
     """
     rgb, random = _rgb(content), np.random.default_rng(key)
     width, height = rgb.size
+    # Without a rectangle that fits: the middle, as much of it as the ratios allow.
+    wide = min(width, round(height * CROP_RATIO[1]))
+    high = min(height, round(width / CROP_RATIO[0]))
+    left, top = (width - wide) // 2, (height - high) // 2
     for _ in range(CROP_TRIALS):
         area = width * height * random.uniform(*CROP_AREA)
         ratio = math.exp(random.uniform(*map(math.log, CROP_RATIO)))
-        wide, high = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < wide <= width and 0 < high <= height:
+        tried = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if tried[0] <= width and tried[1] <= height:
+            wide, high = tried
+            left = int(random.integers(0, width - wide + 1))
+            top = int(random.integers(0, height - high + 1))
             break
-    else:
-        # No such rectangle fits into a very long image: the middle, as wide as the ratio allows.
-        wide = min(width, round(height * CROP_RATIO[1]))
-        high = min(height, round(width / CROP_RATIO[0]))
-    left, top = (int(random.integers(0, spare + 1)) for spare in (width - wide, height - high))
     box = (left, top, left + wide, top + high)
     return np.asarray(rgb.crop(box).resize((size, size), FILTERS[interpolation]))
 
