@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("Snakefile", "config.yaml", "envs", "profiles", "workflow")
+SOURCES = ("Snakefile", "config", "config.yaml", "envs", "profiles", "workflow")
 TASKS = ["digits", "shapes"]
 
 
