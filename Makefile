@@ -44,6 +44,7 @@ test: $(READY)  ## Run the tests (ARGS='-k name' for some of them)
 benchmark: $(READY)  ## Measure speed and memory against reference implementations (long)
 	$(IN_ENVIRONMENT) python benchmarks/tangent.py $(ARGS)
 	$(IN_ENVIRONMENT) python benchmarks/selection.py
+	$(IN_ENVIRONMENT) python benchmarks/loading.py
 
 lint: $(READY)  ## Check style and workflow; changes nothing
 	$(IN_ENVIRONMENT) ruff check
