@@ -121,8 +121,8 @@ def render(
 
     published, shown = Published.of(expected, name), []
     for model, metric in product(models, layout.summary):
-        mark = partial(published.mark, model)
-        shown.append((model, metric.heading, _compare(of[model], metric, modes, bold, mark)))
+        verdict = partial(published.mark, model)
+        shown.append((model, metric.heading, _compare(of[model], metric, modes, bold, verdict)))
         if published.has(metric.column):
             cells = [published.cell(model, mode, metric.column) for mode in modes]
             shown.append((model, "Paper", cells))
@@ -180,7 +180,7 @@ def _compare(
     metric: Metric,
     modes: list[str],
     bold: str,
-    mark: Callable[[str, str, float], str] = lambda *_: "",
+    verdict: Callable[[str, str, float], str] = lambda *_: "",
 ) -> list[str]:
     """Return one cell per mode: mean ± spread over seeds of the mean over the tasks in `rows`."""
     cells, contest = [], {}
@@ -196,12 +196,11 @@ def _compare(
         mean = f"{by_seed.mean():.{places}f}"
         spread = f" ± {by_seed.std():.{places}f}" if len(by_seed) > 1 else ""
         # A mean over fewer tasks is another quantity than the published ones.
-        note = (
-            f" ({known} of {total})" if known < total else mark(mode, metric.column, by_seed.mean())
-        )
+        whole = known == total
+        note = verdict(mode, metric.column, by_seed.mean()) if whole else f" ({known} of {total})"
         cells.append(mean + spread + note)
         # Nor does it compete, and the pre-trained model is no contestant.
-        if known == total and mode != "pretrained":
+        if whole and mode != "pretrained":
             contest[len(cells) - 1] = mean
     if metric.better and len(contest) > 1:
         # Compared as printed: numbers that look equal are marked alike.
