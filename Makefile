@@ -16,13 +16,18 @@ EXPERIMENT = $(shell sed -n 's/^experiment: *"\{0,1\}\([A-Za-z0-9._-]*\).*/\1/p'
 RULES = Snakefile workflow/rules
 
 .DEFAULT_GOAL := help
-.PHONY: help environment tables figures report test test-cluster benchmark lint format lock clean
+.PHONY: help environment fetch tables figures report test test-cluster benchmark lint format lock \
+  clean
 
 help:  ## Show this list
 	@echo "Usage: make TARGET [CONFIG=file.yaml] [CORES=n] [ARGS='more options of the command']"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 
 environment: $(READY)  ## Make .venv (every other target does so by itself)
+
+fetch: $(READY)  ## Say what an experiment's data sets cost in disk, then fetch them
+	$(IN_ENVIRONMENT) task-arithmetic costs $(or $(CONFIG),config.yaml)
+	$(SNAKEMAKE) fetch $(OPTIONS)
 
 tables: $(READY)  ## Run the experiment up to the tables of the papers and show them
 	$(SNAKEMAKE) all_tables $(OPTIONS)
@@ -43,6 +48,7 @@ test-cluster: $(READY)  ## Run the tests that start a SLURM of their own (root, 
 benchmark: $(READY)  ## Measure speed and memory against reference implementations (long)
 	$(IN_ENVIRONMENT) python benchmarks/tangent.py $(ARGS)
 	$(IN_ENVIRONMENT) python benchmarks/selection.py
+	$(IN_ENVIRONMENT) python benchmarks/loading.py
 
 lint: $(READY)  ## Check style and workflow; changes nothing
 	$(IN_ENVIRONMENT) ruff check

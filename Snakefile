@@ -29,6 +29,11 @@ include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 
 
+rule fetch:
+    input:
+        get_downloads(),
+
+
 rule all_tables:
     default_target: True
     input:

@@ -11,7 +11,9 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("Snakefile", "config.yaml", "envs", "profiles", "slurm", "workflow")
+SOURCES = (
+    "Snakefile", "config", "config.yaml", "envs", "profiles", "slurm", "workflow",
+)  # fmt: skip
 TASKS = ["digits", "shapes"]
 
 

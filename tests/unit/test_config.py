@@ -24,6 +24,18 @@ def put(config, path, value):
     config[last] = value
 
 
+def expected(**changes):
+    """Return published numbers, of which one is changed."""
+    value = {
+        "table": "task_addition",
+        "mode": "linear",
+        "measure": "accuracy",
+        "source": "a",
+        "percent": {"tiny": 50.0},
+    }
+    return {"tolerance": 3, "sources": {"a": "A"}, "values": [value | changes]}
+
+
 def test_the_default_configuration_is_valid(config):
     check_config(config)
 
@@ -57,7 +69,23 @@ def test_the_default_configuration_is_valid(config):
         ("finetuning.warmup_steps", 10**6, "datasets.digits.finetuning: expected fewer "
          "warmup_steps than the"),
         ("datasets.digits.source", {"generator": "digits"}, "datasets.digits.source: expected the "
-         "keys generator, train, test, seed, or folder alone, found generator"),
+         "keys generator, seed, test, train, found generator"),
+        ("datasets.digits.source", {"hub": "a/b", "splits": {"test": "t"}}, "datasets.digits.source"
+         ": expected the keys hub, revision, splits and perhaps config, image, label, size_mb, "
+         "found hub, splits"),
+        ("datasets.digits.source", {"folder": "x", "seed": 1}, "datasets.digits.source: expected "
+         "the keys folder, found folder, seed"),
+        ("datasets.digits.source", {"parquet": {"test": ["t"]}}, "datasets.digits.source: expected "
+         "a train split of a task, found none"),
+        ("datasets.digits.source", {"hub": "b", "revision": "main", "splits": {"test": "t"}},
+         "datasets.digits.source.hub: expected"),
+        ("datasets.digits.class_names", 3, "datasets.digits.class_names: expected a list or a "
+         "mapping or a text, found 3"),
+        ("datasets.digits.class_names", "cifar", "datasets.digits.class_names: expected"),
+        ("expected", expected(source="b"), "expected.values.0.source: expected one of a, "
+         "found 'b'"),
+        ("expected", expected(percent={"big": 1}), "expected.values.0.percent: expected one of "
+         "tiny, found 'big'"),
         ("datasets.digits.templates", ["no place"], "datasets.digits.templates.0: expected"),
         ("models.tiny.weights", "shipped", "models.tiny.weights: expected one of pretrain, found "),
         ("models.tiny.weights", {}, "models.tiny.weights: expected pretrain, or the keys file, or "
@@ -135,3 +163,15 @@ def test_a_task_changes_the_common_protocol_for_itself(config):
     assert finetuning_of(config, "letters") == config["finetuning"] | config["datasets"][
         "letters"
     ].get("finetuning", {})
+
+
+def test_a_model_changes_the_protocol_and_a_task_changes_that(config):
+    config["finetuning"] |= {"steps": 200, "accumulation": 1}
+    config["models"]["tiny"]["finetuning"] = {"accumulation": 2, "learning_rate": 0.002}
+    config["datasets"]["digits"]["finetuning"] = {"epochs": 3, "learning_rate": 0.003}
+    check_config(config)
+    protocol = finetuning_of(config, "digits", "tiny")
+    assert (protocol["accumulation"], protocol["epochs"]) == (2, 3)
+    assert protocol["learning_rate"] == 0.003
+    assert "steps" not in protocol
+    assert finetuning_of(config, "letters", "other")["accumulation"] == 1

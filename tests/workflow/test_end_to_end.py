@@ -9,9 +9,9 @@ from projects import ROOT, TASKS
 
 from task_arithmetic import TaskVector
 from task_arithmetic.artifacts import read_json, read_tensors, sha256
-from task_arithmetic.datasets import read_split
 from task_arithmetic.encoders import load_encoder
 from task_arithmetic.lineage import record_path
+from task_arithmetic.loading import read_split
 
 COLUMNS = {
     "single_task": ["model", "seed", "mode", "task", "split", "accuracy"],
@@ -38,7 +38,7 @@ def measured(project, mode, weights, alpha, dataset):
     )
     head = read_tensors(project.result(f"heads/tiny/{dataset}.safetensors"), "head")[0]["weight"]
     split = read_split(project.result(f"datasets/{dataset}/test.parquet"), 32)
-    inputs = encoder.preprocess(torch.from_numpy(split.images))
+    inputs = encoder.preprocess(torch.from_numpy(split.images.array))
     theta = {name: value.detach() for name, value in encoder.tower.named_parameters()}
 
     def network(parameters):

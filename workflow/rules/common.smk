@@ -20,6 +20,8 @@ if SHARED_CACHE:
     folder = Path.home() / ".cache" / "task-arithmetic"
     os.environ.setdefault("SNAKEMAKE_OUTPUT_CACHE", str(folder))
     Path(os.environ["SNAKEMAKE_OUTPUT_CACHE"]).mkdir(parents=True, exist_ok=True)
+# Beside the results of all experiments: what was fetched once serves them all.
+DOWNLOADS = "downloads"
 COLUMN_STORE = f"results/{config['experiment']}/columns"
 
 try:
@@ -51,10 +53,43 @@ wildcard_constraints:
     figure="|".join(FIGURES),
 
 
+def get_source(name):
+    """Return where a dataset comes from."""
+    return config["datasets"][name]["source"]
+
+
 def get_source_files(wildcards):
-    """Return the image files of a dataset that is read from a folder."""
-    folder = config["datasets"][wildcards.dataset]["source"].get("folder")
-    return sorted(str(path) for path in Path(folder).glob("*/*/*.*")) if folder else []
+    """Return the local files that a dataset is read from."""
+    source = get_source(wildcards.dataset)
+    if "folder" in source:
+        return sorted(str(path) for path in Path(source["folder"]).glob("*/*/*.*"))
+    return sorted(
+        {path for paths in source.get("parquet", {}).values() for path in paths}
+    )
+
+
+def get_manifest(wildcards):
+    """Return the manifest of a dataset's download; the others have none."""
+    hub = "hub" in get_source(wildcards.dataset)
+    return ["<results>/downloads/{dataset}.json"] if hub else []
+
+
+def get_downloads():
+    """Return the manifests of all datasets that come from a hub."""
+    fetched = [name for name in DATASETS if "hub" in get_source(name)]
+    return expand("<results>/downloads/{dataset}.json", dataset=fetched)
+
+
+def get_dataset_download_settings(wildcards):
+    """Return what is fetched: what a dataset's columns are called does not matter here."""
+    keys = ("hub", "revision", "config", "splits", "size_mb")
+    source = get_source(wildcards.dataset)
+    return canonical_json(
+        {
+            "dataset": wildcards.dataset,
+            "source": {key: source[key] for key in keys if key in source},
+        }
+    )
 
 
 def get_dataset_settings(wildcards):
@@ -62,7 +97,7 @@ def get_dataset_settings(wildcards):
     return canonical_json(
         {
             "dataset": wildcards.dataset,
-            "source": config["datasets"][wildcards.dataset]["source"],
+            "source": get_source(wildcards.dataset),
             "validation": config["validation"],
         }
     )
@@ -139,11 +174,13 @@ def get_pretraining_settings(wildcards):
 
 def get_head_settings(wildcards):
     """Return a dataset's prompts."""
+    dataset = config["datasets"][wildcards.dataset]
     return canonical_json(
         {
             "model": wildcards.model,
             "dataset": wildcards.dataset,
-            "templates": config["datasets"][wildcards.dataset]["templates"],
+            "templates": dataset["templates"],
+            "class_names": dataset.get("class_names"),
         }
     )
 
@@ -157,7 +194,7 @@ def get_finetune_settings(wildcards):
             "hyperparameters": {
                 "mode": wildcards.vector_mode,
                 "seed": int(wildcards.seed),
-                **finetuning_of(config, wildcards.task),
+                **finetuning_of(config, wildcards.task, wildcards.model),
             },
         }
     )
@@ -375,7 +412,7 @@ def get_edit_files(edits, name):
 
 
 def get_table_settings():
-    """Return what the tables show: tasks in their order, and which of them were imported."""
+    """Return what the tables show: tasks in order, which were imported, published numbers."""
     keys = ("tasks", "control", "control_threshold")
     imported = [
         [model, mode, task]
@@ -384,7 +421,10 @@ def get_table_settings():
         for mode in config["modes"]
         if VECTOR_MODES[mode] in by_mode
     ]
-    return canonical_json({**{key: config[key] for key in keys}, "imported": imported})
+    shown = {key: config[key] for key in keys}
+    return canonical_json(
+        {**shown, "imported": imported, "expected": config.get("expected")}
+    )
 
 
 def get_figure_settings():

@@ -69,7 +69,8 @@ rule encoder:
 rule head:
     input:
         encoder="<results>/encoders/{model}/encoder.safetensors",
-        examples="<results>/datasets/{dataset}/train.parquet",
+        # A control may have no training examples, and the class names are in every split.
+        examples="<results>/datasets/{dataset}/test.parquet",
     output:
         head="<results>/heads/{model}/{dataset}.safetensors",
     log:
@@ -83,7 +84,7 @@ rule head:
         runtime=30,
     params:
         settings=get_head_settings,
-        code=code_digest("encoders", "datasets"),
+        code=code_digest("encoders", "datasets", "class_names"),
     message:
         "zero-shot head of {wildcards.dataset} for {wildcards.model}"
     shell:

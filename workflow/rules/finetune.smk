@@ -18,14 +18,15 @@ rule finetune:
         runtime=240,
     params:
         settings=get_finetune_settings,
-        code=code_digest("finetune", "datasets"),
+        code=code_digest("finetune"),
     message:
         "fine-tuning {wildcards.model} on {wildcards.task}, {wildcards.vector_mode}, seed {wildcards.seed}"
     shell:
         # Replaces the shell, so that a scheduler's signals reach the training and it is waited for.
         "exec task-arithmetic finetune --settings {params.settings:q} --encoder {input.encoder}"
         " --head {input.head} --train {input.train} --output {output.checkpoint}"
-        " --training-log {output.training_log} --processes {resources.gpu} --threads {threads} --log {log}"
+        " --training-log {output.training_log} --processes {resources.gpu} --threads {threads}"
+        " --memory-mb {resources.mem_mb} --log {log}"
 
 
 rule download_checkpoint:

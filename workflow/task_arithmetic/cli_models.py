@@ -1,4 +1,4 @@
-"""Commands that make data, encoders, heads, fine-tuned models and task vectors."""
+"""Commands that make encoders, heads, fine-tuned models and task vectors."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from task_arithmetic.artifacts import (
 )
 from task_arithmetic.cli_options import (
     Log,
+    Memory,
     Threads,
     files,
     logger,
@@ -30,29 +31,9 @@ from task_arithmetic.cli_options import (
 from task_arithmetic.distributed import is_distributed, is_main_process, launch
 from task_arithmetic.lineage import code_digest, recorded_step
 
-FINETUNE_MODULES = ("finetune", "datasets")
+FINETUNE_MODULES = ("finetune",)
 
 app = typer.Typer()
-
-
-@app.command()
-def dataset(
-    settings: Annotated[Any, settings_of("dataset", "source", "validation")],
-    train: Annotated[Path, one_file("Parquet file to write: training images.")],
-    validation: Annotated[Path, one_file("Parquet file to write: validation images.")],
-    test: Annotated[Path, one_file("Parquet file to write: test images.")],
-    log: Log = None,
-) -> None:
-    """Load or generate a task and write its three splits as parquet."""
-    start(log)
-    from task_arithmetic.datasets import make_splits, write_split
-
-    outputs = {"train": train, "validation": validation, "test": test}
-    with recorded_step("dataset", settings, ("datasets",), [], list(outputs.values())):
-        name = settings["dataset"]
-        for split, data in make_splits(name, settings["source"], settings["validation"]).items():
-            write_split(outputs[split], data)
-            logger.info("%s: %d %s images", name, len(data), split)
 
 
 @app.command()
@@ -127,7 +108,7 @@ def encoder(
 
 @app.command()
 def head(
-    settings: Annotated[Any, settings_of("model", "dataset", "templates")],
+    settings: Annotated[Any, settings_of("model", "dataset", "templates", "class_names")],
     encoder: Annotated[Path, one_file("Encoder file.")],
     examples: Annotated[Path, one_file("Parquet file of the task, for its class names.")],
     output: Annotated[Path, one_file("Head file to write.")],
@@ -136,14 +117,17 @@ def head(
 ) -> None:
     """Build a task's zero-shot head from the text tower."""
     start(log, threads)
+    from task_arithmetic.class_names import chosen_names, chosen_templates
     from task_arithmetic.datasets import read_class_names
     from task_arithmetic.encoders import load_clip, save_head, zero_shot_head
 
-    modules = ("encoders", "datasets")
+    modules = ("encoders", "datasets", "class_names")
     with recorded_step("head", settings, modules, [encoder, examples], [output]):
         clip, tokenize = load_clip(encoder)
         names = read_class_names(examples)
-        weight = zero_shot_head(clip, tokenize, names, settings["templates"])
+        prompted = chosen_names(settings["dataset"], names, settings["class_names"])
+        templates = chosen_templates(settings["templates"])
+        weight = zero_shot_head(clip, tokenize, prompted, templates)
         save_head(output, weight, settings["model"], settings["dataset"], names)
 
 
@@ -159,6 +143,7 @@ def finetune(
         int, typer.Option(min=0, help="Processes that share each batch: one per GPU of the job.")
     ] = 1,
     threads: Threads = 1,
+    memory_mb: Memory = 16000,
     log: Log = None,
 ) -> None:
     """Fine-tune the image tower on a task, non-linearly or linearized; resumes if interrupted."""
@@ -203,13 +188,21 @@ def _finetuned(settings: Any, encoder: Path, head: Path, train: Path, resume_pat
     fields = FinetuneSettings(**settings["hyperparameters"])
     base, task = load_encoder(encoder), settings["task"]
     weight, class_names = read_head(head, task)
-    images, labels = read_images(train, base.preprocess.size, class_names)
+    split = read_images(
+        train,
+        base.preprocess,
+        threads,
+        memory_mb,
+        class_names,
+        augmentation=fields.augmentation,
+        seed=fields.seed,
+    )
     sources = [sha256(path) for path in (encoder, head, train)]
     return finetune(
         base,
         torch.from_numpy(weight),
-        torch.from_numpy(images),
-        torch.from_numpy(labels),
+        split.images,
+        torch.from_numpy(split.labels),
         fields,
         resume_path,
         fingerprint=digest([settings, code_digest(*FINETUNE_MODULES), *sources]),

@@ -80,7 +80,9 @@ class Figure(StrEnum):
 @app.command()
 def table(
     name: Annotated[Table, typer.Argument(help="Which table.")],
-    settings: Annotated[Any, settings_of("tasks", "control", "control_threshold", "imported")],
+    settings: Annotated[
+        Any, settings_of("tasks", "control", "control_threshold", "imported", "expected")
+    ],
     csv: Annotated[Path, one_file("Tidy CSV to write.")],
     markdown: Annotated[Path, one_file("Markdown to write.")],
     latex: Annotated[Path, one_file("LaTeX to write.")],
@@ -115,8 +117,9 @@ def table(
             )
         made = tables.with_imported(made, settings["imported"])
         write_csv(csv, made)
-        write_text(markdown, render(name, made, tasks, "markdown", single))
-        write_text(latex, render(name, made, tasks, "latex", single))
+        expected = settings["expected"]
+        write_text(markdown, render(name, made, tasks, "markdown", single, expected))
+        write_text(latex, render(name, made, tasks, "latex", single, expected))
 
 
 @app.command()

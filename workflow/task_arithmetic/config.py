@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +65,25 @@ def check_duplicate_keys(path: Path | str) -> None:
             waiting += node.value
 
 
-def finetuning_of(config: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """Return the fine-tuning protocol of a task: the common one with the task's own changes.
+def finetuning_of(config: Mapping[str, Any], task: str, model: str | None = None) -> dict[str, Any]:
+    """Return the fine-tuning protocol of a task: the common one with changes by model and task.
 
     Args:
         config: A checked configuration.
         task: The task's name.
+        model: The model's name; None for the protocol of a model without changes.
 
     Returns:
-        The protocol, with exactly one of `steps` and `epochs`.
+        The protocol, with exactly one of `steps` and `epochs`. What the task changes goes before
+        what the model changes.
     """
-    common, own = config["finetuning"], config["datasets"][task].get("finetuning", {})
-    if {"steps", "epochs"} & set(own):
-        common = {key: common[key] for key in common if key not in {"steps", "epochs"}}
-    return {**common, **own}
+    protocol = dict(config["finetuning"])
+    for changed in (config["models"].get(model, {}), config["datasets"][task]):
+        own = changed.get("finetuning", {})
+        if {"steps", "epochs"} & set(own):
+            protocol = {key: protocol[key] for key in protocol if key not in {"steps", "epochs"}}
+        protocol |= own
+    return protocol
 
 
 def _explained(error: jsonschema.ValidationError) -> str:
@@ -95,8 +101,9 @@ def _explained(error: jsonschema.ValidationError) -> str:
         missing = [name for name in limit if name not in found]
         return f"{prefix}expected the key '{missing[0]}', found none"
     if rule == "type":
-        expected = TYPE_NAMES[limit]
-        if isinstance(found, str) and limit in {"number", "integer"}:
+        kinds = [limit] if isinstance(limit, str) else limit
+        expected = " or ".join(TYPE_NAMES[kind] for kind in kinds)
+        if isinstance(found, str) and limit in ("number", "integer"):
             return (
                 f"{prefix}expected {expected}, found the text '{found}'{_number_hint(found, limit)}"
             )
@@ -152,14 +159,9 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
     if alphas != sorted(alphas):
         yield f"coefficients: expected ascending numbers, found {alphas}"
     for name, dataset in datasets.items():
-        keys, expected = set(dataset["source"]), {"generator", "train", "test", "seed"}
-        if keys not in (expected, {"folder"}):
-            yield (
-                f"datasets.{name}.source: expected the keys generator, train, test, seed, "
-                f"or folder alone, found {', '.join(sorted(keys)) or 'none'}"
-            )
-    for task in tasks:
-        protocol = finetuning_of(config, task)
+        yield from _source_problems(name, dataset["source"], name in tasks)
+    for model, task in product(config["models"], tasks):
+        protocol = finetuning_of(config, task, model)
         if ("steps" in protocol) == ("epochs" in protocol):
             where = f"datasets.{task}." if "finetuning" in datasets[task] else ""
             found = "both" if "steps" in protocol else "none"
@@ -169,6 +171,36 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
                 f"datasets.{task}.finetuning: expected fewer warmup_steps than the "
                 f"{protocol['steps']} steps, found {protocol['warmup_steps']}"
             )
+    expected = config.get("expected", {"values": []})
+    for position, value in enumerate(expected["values"]):
+        where, sources = f"expected.values.{position}", expected["sources"]
+        if value["source"] not in sources:
+            yield f"{where}.source: expected {_one_of(sources)}, found '{value['source']}'"
+        for model in sorted(set(value["percent"]) - set(config["models"])):
+            yield f"{where}.percent: expected {_one_of(config['models'])}, found '{model}'"
+
+
+def _source_problems(name: str, source: Mapping[str, Any], task: bool) -> Iterator[str]:
+    """Yield what is wrong with the keys of a source, of which each kind has its own."""
+    columns = {"image", "label"}
+    needed, optional = {
+        "folder": ({"folder"}, set()),
+        "hub": ({"hub", "revision", "splits"}, columns | {"config", "size_mb"}),
+        "parquet": ({"parquet"}, columns),
+    }.get(
+        next((kind for kind in ("folder", "hub", "parquet") if kind in source), ""),
+        ({"generator", "train", "test", "seed"}, set()),
+    )
+    keys = set(source)
+    if not needed <= keys <= needed | optional:
+        more = f" and perhaps {', '.join(sorted(optional))}" if optional else ""
+        yield (
+            f"datasets.{name}.source: expected the keys {', '.join(sorted(needed))}{more}, "
+            f"found {', '.join(sorted(keys)) or 'none'}"
+        )
+    splits = source.get("splits", source.get("parquet"))
+    if task and splits is not None and "train" not in splits:
+        yield f"datasets.{name}.source: expected a train split of a task, found none"
 
 
 def _model_problems(models: Mapping[str, Any]) -> Iterator[str]:

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from task_arithmetic.artifacts import PipelineError, read_tensors, write_tensors
 from task_arithmetic.encoders import Encoder
+from task_arithmetic.loading import Images, as_images
 from task_arithmetic.preemption import PreemptedError, stop_requests
 from task_arithmetic.progress import Progress
 from task_arithmetic.tangent import linearize
@@ -51,6 +52,7 @@ class FinetuneSettings:
         label_smoothing: Share of the target probability spread over all classes.
         precision: `fp32`, or `bf16`/`fp16` autocast.
         checkpoint_every: Steps between resumable states.
+        augmentation: `none`, or `crop` for another random crop of each image in each epoch.
         steps: Optimizer steps; exactly one of this and `epochs` is given.
         epochs: Passes over the training examples.
     """
@@ -66,6 +68,7 @@ class FinetuneSettings:
     label_smoothing: float
     precision: Literal["fp32", "bf16", "fp16"]
     checkpoint_every: int
+    augmentation: Literal["none", "crop"] = "none"
     steps: int | None = None
     epochs: int | None = None
 
@@ -92,7 +95,7 @@ class Batch:
 def finetune(
     encoder: Encoder,
     head: Float[Tensor, "classes features"],
-    images: UInt8[Tensor, "examples height width 3"],
+    images: Images | UInt8[Tensor, "examples height width 3"],
     labels: Int[Tensor, " examples"],
     settings: FinetuneSettings,
     resume_path: Path,
@@ -129,26 +132,39 @@ def finetune(
         fused=True,
     )
     model, optimizer = accelerator.prepare(tower, optimizer)
-    head, images, labels = (tensor.to(accelerator.device) for tensor in (head, images, labels))
+    head, labels = head.to(accelerator.device), labels.to(accelerator.device)
 
     total = settings.total_steps(len(labels))
     state = TrainingState(tower, optimizer, accelerator, resume_path, fingerprint)
     first_step = state.resume()
+
+    def own_parts(batch: Batch) -> list[Tensor]:
+        # Every process of a distributed run takes its own slice of each part of the batch.
+        parts = batch.indices.chunk(settings.accumulation)
+        return [part[accelerator.process_index :: accelerator.num_processes] for part in parts]
+
+    planned = [first_step, total, settings]
+    requests = (
+        (batch.epoch, part.numpy())
+        for batch in batches(len(labels), *planned)
+        for part in own_parts(batch)
+    )
+    loaded = as_images(images).batches(requests)
     progress = Progress(description, total, "step", done=first_step)
     with progress, stop_requests() as stop:
-        for batch in batches(len(labels), first_step, total, settings):
+        for batch in batches(len(labels), *planned):
             started = time.monotonic()
             learning_rate = scheduled_rate(batch.step, total, settings)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
             # The loss, the number of correct predictions, and whether a process was asked to stop.
             totals = torch.zeros(3, device=accelerator.device)
-            parts = batch.indices.to(accelerator.device).chunk(settings.accumulation)
+            parts = own_parts(batch)
             for i, part in enumerate(parts):
-                # Every process of a distributed run takes its own slice of the part.
-                part = part[accelerator.process_index :: accelerator.num_processes]
+                inputs = torch.from_numpy(next(loaded)).to(accelerator.device)
+                part = part.to(accelerator.device)
                 with accelerator.autocast():
-                    features = model(encoder.preprocess(images[part]))
+                    features = model(encoder.preprocess(inputs))
                 logits = F.normalize(features.float(), dim=-1) @ head.T
                 # A sum over the whole batch: slices and parts need not be of equal size.
                 part_loss = F.cross_entropy(

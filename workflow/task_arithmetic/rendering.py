@@ -6,17 +6,18 @@ by task below it. Means, spreads and the marking of the best are the same for bo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from rich.console import Console
 from rich.markdown import Markdown
 
+from task_arithmetic.published import Published
 from task_arithmetic.tables import MODES, axes, with_imported
 
 
@@ -95,6 +96,7 @@ def render(
     tasks: Sequence[str],
     format: Literal["markdown", "latex"],
     singles: pd.DataFrame | None = None,
+    expected: Mapping[str, Any] | None = None,
 ) -> str:
     """Lay a tidy table out as in the papers: methods by measures, then task by task.
 
@@ -104,10 +106,12 @@ def render(
         tasks: Task names in the order wanted.
         format: The markup language.
         singles: What `single_task` returns; gives `task_addition` its pre-trained row.
+        expected: Published numbers, as in a configuration, for columns beside ours.
 
     Returns:
         The text of the file: percent with one decimal, mean ± sample standard deviation over
-        seeds (no ± for one seed), the best mean in bold. Edits without a feasible α are never
+        seeds (no ± for one seed), the best mean in bold, a mark on means that are far from the
+        published ones. Edits without a feasible α are never
         part of a mean unsaid: the cell says of how many of how many it is the mean.
     """
     layout, rows = LAYOUTS[name], _with_pretrained(name, table, singles)
@@ -122,12 +126,18 @@ def render(
     of = {model: rows[rows["model"] == model] for model in models}
     methods = [MODES.get(mode, mode) for mode in modes]
 
-    measures = list(product(models, layout.summary))
-    columns = [_compare(of[model], metric, modes, bold) for model, metric in measures]
-    heads = ["Method", *(metric.heading for _, metric in measures)]
-    lines = [list(line) for line in zip(methods, *columns, strict=True)]
+    published, shown = Published.of(expected, name), []
+    for model, metric in product(models, layout.summary):
+        verdict = partial(published.mark, model)
+        shown.append((model, metric.heading, _compare(of[model], metric, modes, bold, verdict)))
+        if published.has(metric.column):
+            cells = [published.cell(model, mode, metric.column) for mode in modes]
+            shown.append((model, "Paper", cells))
+    heads = ["Method", *(heading for _, heading, _ in shown)]
+    lines = [list(line) for line in zip(methods, *(cells for *_, cells in shown), strict=True)]
     caption = f"{layout.caption}; {_spread(len(tasks), len(seeds))}. {_legend(lines)}"
-    sheets = [_Sheet(layout.title, caption, [model for model, _ in measures], [heads, *lines])]
+    caption += published.legend
+    sheets = [_Sheet(layout.title, caption, [model for model, *_ in shown], [heads, *lines])]
 
     for model, metric in product(models, layout.per_task):
         # The pre-trained model has no coefficient and no normalized accuracy: no column for it.
@@ -172,7 +182,13 @@ def _with_pretrained(name: str, table: pd.DataFrame, singles: pd.DataFrame | Non
     return table
 
 
-def _compare(rows: pd.DataFrame, metric: Metric, modes: list[str], bold: str) -> list[str]:
+def _compare(
+    rows: pd.DataFrame,
+    metric: Metric,
+    modes: list[str],
+    bold: str,
+    verdict: Callable[[str, str, float], str] = lambda *_: "",
+) -> list[str]:
     """Return one cell per mode: mean ± spread over seeds of the mean over the tasks in `rows`."""
     cells, contest = [], {}
     for mode in modes:
@@ -186,12 +202,14 @@ def _compare(rows: pd.DataFrame, metric: Metric, modes: list[str], bold: str) ->
         places = 1 if metric.percent else 2
         mean = f"{by_seed.mean():.{places}f}"
         spread = f" ± {by_seed.std():.{places}f}" if len(by_seed) > 1 else ""
-        share = f" ({known} of {total})" if known < total else ""
+        # A mean over fewer tasks is another quantity than the published ones.
+        whole = known == total
+        note = verdict(mode, metric.column, by_seed.mean()) if whole else f" ({known} of {total})"
         here = rows["mode"] == mode
         mark = IMPORTED if "imported" in rows and rows[here]["imported"].any() else ""
-        cells.append(mean + spread + share + mark)
-        # A mean over fewer tasks is another quantity, and the pre-trained model is no contestant.
-        if known == total and mode != "pretrained":
+        cells.append(mean + spread + note + mark)
+        # Nor does it compete, and the pre-trained model is no contestant.
+        if whole and mode != "pretrained":
             contest[len(cells) - 1] = mean
     if metric.better and len(contest) > 1:
         # Compared as printed: numbers that look equal are marked alike.
@@ -250,6 +268,7 @@ _TEX = str.maketrans({
     "α": r"$\alpha$",
     "–": "--",
     IMPORTED: r"$\ddagger$",
+    "†": r"$\dagger$",
 })
 
 

@@ -1,0 +1,106 @@
+"""Commands that bring data in: what it costs, its download, and a task's splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+
+from task_arithmetic.artifacts import PipelineError, write_json
+from task_arithmetic.cli_options import Log, files, logger, one_file, settings_of, start
+from task_arithmetic.lineage import recorded_step
+
+app = typer.Typer()
+
+
+@app.command()
+def costs(
+    config: Annotated[Path, typer.Argument(help="Configuration of the experiment.")],
+    folder: Annotated[Path, one_file("Folder of all downloads.")] = Path("downloads"),
+) -> None:
+    """Say what fetching an experiment's data sets costs in disk, and whether there is room."""
+    start(None, online=True)
+    import yaml
+    from rich.console import Console
+    from rich.table import Table
+
+    from task_arithmetic.config import check_config
+    from task_arithmetic.downloads import MEGABYTE, check_disk, cost_of
+
+    read = yaml.safe_load(config.read_text(encoding="utf-8"))
+    check_config(read, str(config))
+    used = sorted({*read["tasks"], read["control"]})
+    sources = {name: read["datasets"][name]["source"] for name in used}
+    found = [cost_of(name, source, folder) for name, source in sources.items() if "hub" in source]
+    table = Table("data set", "from", "MB", "to fetch", title="Data sets on the hub")
+    for cost in found:
+        about = "about " if cost.stated else ""
+        sizes = (f"{about}{size / MEGABYTE:,.0f}" for size in (cost.size, cost.missing))
+        table.add_row(cost.dataset, cost.repo, *sizes)
+    total, missing = (
+        sum(getattr(cost, field) for cost in found) / MEGABYTE for field in ("size", "missing")
+    )
+    table.add_row("all", "", f"{total:,.0f}", f"{missing:,.0f}")
+    console = Console()
+    console.print(table)
+    console.print(f"The experiment keeps its splits of them in another {total:,.0f} MB.")
+    check_disk(found, folder)
+
+
+@app.command()
+def download(
+    settings: Annotated[Any, settings_of("dataset", "source")],
+    folder: Annotated[Path, one_file("Folder of all downloads.")],
+    manifest: Annotated[Path, one_file("Manifest to write: the files and their hashes.")],
+    log: Log = None,
+) -> None:
+    """Fetch the files of a data set from a hub; goes on where an earlier attempt ended."""
+    start(log, online=True)
+    from task_arithmetic.downloads import check_disk, cost_of, fetch_splits
+
+    outputs: list[Path] = []
+    with recorded_step("download", settings, ("downloads",), [], outputs) as step:
+        name, source = settings["dataset"], settings["source"]
+        check_disk([cost_of(name, source, folder)], folder)
+        content, fetched = fetch_splits(name, source, folder)
+        write_json(manifest, content)
+        outputs += [*fetched, manifest]
+        step.facts |= {"commit": content["commit"]}
+        logger.info("%s: %d files of commit %s", name, len(fetched), content["commit"])
+
+
+@app.command()
+def dataset(
+    settings: Annotated[Any, settings_of("dataset", "source", "validation")],
+    train: Annotated[Path, one_file("Parquet file to write: training images.")],
+    validation: Annotated[Path, one_file("Parquet file to write: validation images.")],
+    test: Annotated[Path, one_file("Parquet file to write: test images.")],
+    manifest: Annotated[Any, files("Manifest of the download of a hub's data set; or none.")] = "",
+    log: Log = None,
+) -> None:
+    """Load or generate a task and write its three splits as parquet."""
+    start(log)
+    from task_arithmetic.datasets import make_splits, write_split
+    from task_arithmetic.downloads import read_manifest
+
+    name, source = settings["dataset"], settings["source"]
+    if "hub" in source and not manifest:
+        raise PipelineError(f"{name}: expected the manifest of its download, found none")
+    downloaded = read_manifest(manifest[0], name) if manifest else None
+    named = [Path(path) for paths in source.get("parquet", {}).values() for path in paths]
+    fetched = [path for paths in (downloaded or {}).values() for path in paths]
+    inputs = [*manifest, *dict.fromkeys([*named, *fetched])]
+    outputs = {"train": train, "validation": validation, "test": test}
+    train.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        recorded_step("dataset", settings, ("datasets",), inputs, list(outputs.values())),
+        # Beside the splits, where there must be room for the images anyway.
+        TemporaryDirectory(dir=train.parent, prefix=".scratch-") as scratch,
+    ):
+        rule = settings["validation"]
+        splits = make_splits(name, source, rule, Path(scratch), downloaded)
+        for split, data in splits.items():
+            write_split(outputs[split], data)
+            logger.info("%s: %d %s images", name, len(data), split)
