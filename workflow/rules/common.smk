@@ -5,7 +5,12 @@ import sys
 from pathlib import Path
 
 from task_arithmetic.artifacts import PipelineError, canonical_json
-from task_arithmetic.config import check_config, check_duplicate_keys, finetuning_of
+from task_arithmetic.config import (
+    check_config,
+    check_duplicate_keys,
+    finetuning_of,
+    source_images,
+)
 from task_arithmetic.lineage import code_digest
 
 CONFIG_FILES = [str(path) for path in workflow.configfiles]
@@ -49,8 +54,8 @@ wildcard_constraints:
 
 def get_source_files(wildcards):
     """Return the image files of a dataset that is read from a folder."""
-    folder = config["datasets"][wildcards.dataset]["source"].get("folder")
-    return sorted(str(path) for path in Path(folder).glob("*/*/*.*")) if folder else []
+    source = config["datasets"][wildcards.dataset]["source"]
+    return [str(path) for path in source_images(source)]
 
 
 def get_dataset_settings(wildcards):

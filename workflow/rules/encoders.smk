@@ -1,6 +1,7 @@
 rule pretrain:
     output:
         encoder="<results>/pretrained/{model}/encoder.safetensors",
+        record="<results>/pretrained/{model}/encoder.safetensors.lineage.json",
     log:
         "<logs>/pretrain/{model}.log",
     cache: SHARED_CACHE
@@ -26,6 +27,7 @@ rule encoder:
         weights=get_encoder_source,
     output:
         encoder="<results>/encoders/{model}/encoder.safetensors",
+        record="<results>/encoders/{model}/encoder.safetensors.lineage.json",
     log:
         "<logs>/encoder/{model}.log",
     cache: SHARED_CACHE
@@ -51,6 +53,7 @@ rule head:
         examples="<results>/datasets/{dataset}/train.parquet",
     output:
         head="<results>/heads/{model}/{dataset}.safetensors",
+        record="<results>/heads/{model}/{dataset}.safetensors.lineage.json",
     log:
         "<logs>/head/{model}/{dataset}.log",
     cache: SHARED_CACHE

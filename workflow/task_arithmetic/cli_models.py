@@ -11,7 +11,6 @@ import typer
 from task_arithmetic.artifacts import (
     digest,
     read_tensors,
-    sha256,
     write_csv,
     write_tensors,
 )
@@ -25,6 +24,7 @@ from task_arithmetic.cli_options import (
     settings_of,
     start,
 )
+from task_arithmetic.config import source_images
 from task_arithmetic.lineage import code_digest, recorded_step
 
 app = typer.Typer()
@@ -42,8 +42,9 @@ def dataset(
     start(log)
     from task_arithmetic.datasets import make_splits, write_split
 
+    inputs = source_images(settings["source"])
     outputs = {"train": train, "validation": validation, "test": test}
-    with recorded_step("dataset", settings, ("datasets",), [], list(outputs.values())):
+    with recorded_step("dataset", settings, ("datasets",), inputs, list(outputs.values())):
         name = settings["dataset"]
         for split, data in make_splits(name, settings["source"], settings["validation"]).items():
             write_split(outputs[split], data)
@@ -150,7 +151,7 @@ def finetune(
             fingerprint=digest([
                 settings,
                 code_digest(*modules),
-                *(sha256(path) for path in inputs),
+                *(step.sha256_of(path) for path in inputs),
             ]),
             description=f"{fields.mode} {task}",
         )
@@ -164,7 +165,6 @@ def finetune(
         }
         write_tensors(output, parameters, metadata)
         write_csv(training_log, history)
-        step.facts |= {"seed": fields.seed, "threads": threads}
     resume_path.unlink(missing_ok=True)
 
 

@@ -79,6 +79,12 @@ def finetuning_of(config: Mapping[str, Any], task: str) -> dict[str, Any]:
     return {**common, **own}
 
 
+def source_images(source: Mapping[str, Any]) -> list[Path]:
+    """Return the image files of a dataset that is read from a folder; a generated one has none."""
+    folder = source.get("folder")
+    return sorted(Path(folder).glob("*/*/*.*")) if folder else []
+
+
 def _explained(error: jsonschema.ValidationError) -> str:
     """Return what a schema error means for the user: key, expectation, found value."""
     key = ".".join(str(part) for part in error.absolute_path)
