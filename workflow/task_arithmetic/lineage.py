@@ -30,6 +30,7 @@ from task_arithmetic.environment import describe_environment
 
 SCHEMA_VERSION = 2
 SCHEMA_FILE = Path(__file__).parents[1] / "schemas" / "lineage.schema.json"
+RECORD_SUFFIX = ".lineage.json"
 PACKAGE = Path(__file__).parent
 
 
@@ -131,7 +132,7 @@ class Step:
     def sha256_of(self, path: Path) -> str:
         """Return the SHA-256 of an input, hashed once before the step began."""
         found = {entry["path"]: entry["sha256"] for entry in self.inputs}
-        return found[_project_path(path)]
+        return found[project_path(path)]
 
     def reuses(self, paths: Sequence[Path]) -> None:
         """Check and record files that the step found it can reuse; they are inputs like others."""
@@ -141,7 +142,7 @@ class Step:
 def record_path(artifact: Path | str) -> Path:
     """Return the path of the record beside an artifact."""
     artifact = Path(artifact)
-    return artifact.with_name(f"{artifact.name}.lineage.json")
+    return artifact.with_name(f"{artifact.name}{RECORD_SUFFIX}")
 
 
 @contextmanager
@@ -198,7 +199,7 @@ def recorded_step(
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     for path in outputs:
-        write_record(path, {"artifact": _project_path(Path(path)), **record})
+        write_record(path, {"artifact": project_path(Path(path)), **record})
 
 
 def write_record(artifact: Path | str, record: Mapping[str, Any]) -> None:
@@ -249,7 +250,7 @@ def _seeds(settings: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, 
             yield from _seeds(value, f"{place}{key}.")
 
 
-def _project_path(path: Path) -> str:
+def project_path(path: Path) -> str:
     """Return a path relative to the project, in which every command runs."""
     # Links are kept: an artifact may be one, into the cache that workflows share.
     absolute, folder = path.absolute(), Path.cwd()
@@ -257,7 +258,7 @@ def _project_path(path: Path) -> str:
 
 
 def _described(path: Path) -> dict[str, Any]:
-    return {"path": _project_path(path), "size": path.stat().st_size, "sha256": sha256(path)}
+    return {"path": project_path(path), "size": path.stat().st_size, "sha256": sha256(path)}
 
 
 def _checked_input(path: Path) -> dict[str, Any]:
