@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -99,9 +99,10 @@ def audit(targets: Iterable[str], plan: Plan) -> dict[str, Node]:
     Returns:
         All files reached, by path, every file after its inputs.
     """
-    walk = _Walk(plan, {})
-    for target in targets:
+    walk, targets = _Walk(plan, {}), set(targets)
+    for target in sorted(targets):
         walk.visit(target, asked=True)
+    _mark_remade(walk.nodes, plan, targets)
     return walk.nodes
 
 
@@ -200,6 +201,42 @@ class _Walk:
             if stale:
                 reason = f"it was made from {', '.join(_shortened(stale))}"
                 yield Finding(verdict, reason, str(Verdict.OK), str(verdict))
+
+
+def _mark_remade(nodes: dict[str, Node], plan: Plan, targets: set[str]) -> None:
+    """Mark as stale what would be made again because a file it is made of is missing and needed.
+
+    A missing file is needed if it was asked for or if a file that is made of it is stale; one that
+    nothing needs is not made again.
+    """
+    consumers: dict[str, set[str]] = {path: set() for path in nodes}
+    for path in nodes.keys() & plan.artifacts.keys():
+        for name in plan.artifacts[path].inputs:
+            consumers[name].add(path)
+    missing = {
+        path
+        for path in nodes.keys() & plan.artifacts.keys()
+        if nodes[path].verdict is Verdict.MISSING
+    }
+    waiting = [
+        path
+        for path in sorted(missing)
+        if path in targets or any(nodes[user].stale for user in consumers[path])
+    ]
+    remade: set[str] = set()
+    while waiting:
+        path = waiting.pop()
+        if path in remade:
+            continue
+        siblings = plan.artifacts[path].siblings & nodes.keys()
+        remade |= siblings
+        waiting += sorted(missing & plan.artifacts[path].inputs)
+        for user in sorted(set().union(*(consumers[name] for name in siblings))):
+            waiting.append(user)
+            if user not in missing and not nodes[user].stale:
+                reason = f"it is made of {path}, which will be made again"
+                finding = Finding(Verdict.STALE_INPUT, reason, None, None)
+                nodes[user] = replace(nodes[user], findings=(*nodes[user].findings, finding))
 
 
 def _read(path: str, expected: bool) -> tuple[dict[str, Any] | None, list[Finding]]:

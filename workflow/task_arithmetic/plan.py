@@ -27,6 +27,7 @@ class PlannedArtifact:
         settings: The step's named parameters.
         code: The digest of the code that computes it; None if the rule names none.
         inputs: Paths of the files it is made of.
+        siblings: Paths of all artifacts of the job, itself among them.
         store: Folder of the column store, whose files are inputs that no rule declares; or None.
     """
 
@@ -34,6 +35,7 @@ class PlannedArtifact:
     settings: Mapping[str, Any]
     code: str | None
     inputs: frozenset[str]
+    siblings: frozenset[str]
     store: str | None
 
 
@@ -105,21 +107,20 @@ def present_plan(config_file: Path | None = None, target: str = "all") -> Plan:
         # The one attribute of Snakemake that its interface does not promise.
         inner = workflow._workflow
         jobs, experiment = list(inner.dag.jobs), inner.globals["config"]["experiment"]
-        artifacts = {
-            str(path): _planned(job)
-            for job in jobs
-            for path in job.output
-            if not path.endswith(RECORD_SUFFIX)
-        }
+        artifacts = {path: planned for job in jobs for path, planned in _planned(job).items()}
     return Plan(artifacts, experiment)
 
 
-def _planned(job: Any) -> PlannedArtifact:
+def _planned(job: Any) -> dict[str, PlannedArtifact]:
+    """Return a job's artifacts, which its records are not."""
     params = dict(job.params.items())
-    return PlannedArtifact(
+    paths = frozenset(str(path) for path in job.output if not path.endswith(RECORD_SUFFIX))
+    planned = PlannedArtifact(
         job=job.message or job.rule.name,
         settings=json.loads(params.get("settings", "{}")),
         code=params.get("code"),
         inputs=frozenset(str(path) for path in job.input),
+        siblings=paths,
         store=params.get("store"),
     )
+    return dict.fromkeys(paths, planned)
