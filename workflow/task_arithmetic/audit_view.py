@@ -17,18 +17,24 @@ STYLES = {Verdict.OK: "green", Verdict.MISSING: "red", Verdict.MODIFIED: "red"}
 FILE_WIDTH = 240
 
 
-def show_audit(targets: Iterable[str], nodes: Mapping[str, Node], why: bool) -> None:
+def show_audit(
+    targets: Iterable[str], nodes: Mapping[str, Node], why: bool = False, quiet: bool = False
+) -> None:
     """Print audited files as trees, each file's inputs once, and a summary line.
 
     Args:
         targets: The files that were asked for.
         nodes: All audited files by path.
         why: Whether to explain every verdict with both values.
+        quiet: Whether to list only the files that are not ok.
     """
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False)
     shown: set[str] = set()
-    for target in targets:
+    for target in () if quiet else targets:
         console.print(_tree(nodes[target], nodes, why, shown))
+    for node in nodes.values() if quiet else ():
+        if node.verdict is not Verdict.OK:
+            console.print(_label(node, why))
     counts = ", ".join(f"{count} {verdict}" for verdict, count in summarize(nodes).items())
     console.print(f"{len(nodes)} files: {counts}")
 
@@ -63,16 +69,19 @@ def audit_as_json(targets: Iterable[str], nodes: Mapping[str, Node]) -> dict[str
 
 
 def _tree(node: Node, nodes: Mapping[str, Node], why: bool, shown: set[str]) -> Tree:
-    label = Text(f"{node.path}  ").append(node.verdict, STYLES.get(node.verdict, "yellow"))
-    tree = Tree(label)
     if node.path in shown:
-        if node.inputs:
-            label.append("  (inputs above)", "dim")
-        return tree
+        label = _label(node, why=False)
+        return Tree(label.append("  (inputs above)", "dim") if node.inputs else label)
     shown.add(node.path)
-    for finding in node.findings if why else ():
-        label.append(f"\n{finding.verdict}: {finding.reason}", "italic")
-        label.append(f"\n  expected {finding.expected}\n  found    {finding.found}", "dim")
+    tree = Tree(_label(node, why))
     for name in node.inputs:
         tree.add(_tree(nodes[name], nodes, why, shown))
     return tree
+
+
+def _label(node: Node, why: bool) -> Text:
+    label = Text(f"{node.path}  ").append(node.verdict, STYLES.get(node.verdict, "yellow"))
+    for finding in node.findings if why else ():
+        label.append(f"\n{finding.verdict}: {finding.reason}", "italic")
+        label.append(f"\n  expected {finding.expected}\n  found    {finding.found}", "dim")
+    return label

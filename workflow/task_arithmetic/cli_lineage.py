@@ -32,6 +32,7 @@ def audit(
         typer.Argument(help="Results, or folders of them; all tables by default."),
     ] = None,
     why: Annotated[bool, typer.Option(help="Explain every verdict with both values.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Print only files that are not ok.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     configfile: ConfigFile = None,
 ) -> None:
@@ -54,7 +55,7 @@ def audit(
     if as_json:
         typer.echo(json.dumps(audit_as_json(targets, nodes), indent=2, ensure_ascii=False))
     else:
-        show_audit(targets, nodes, why)
+        show_audit(targets, nodes, why, quiet)
     if any(node.verdict is not Verdict.OK for node in nodes.values()):
         raise typer.Exit(1)
 
