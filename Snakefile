@@ -49,6 +49,7 @@ rule all:
     input:
         rules.all_tables.input,
         rules.all_figures.input,
+        rules.summary.output,
 
 
 onsuccess:

@@ -5,7 +5,12 @@ import sys
 from pathlib import Path
 
 from task_arithmetic.artifacts import PipelineError, canonical_json
-from task_arithmetic.config import check_config, check_duplicate_keys, finetuning_of
+from task_arithmetic.config import (
+    check_config,
+    check_duplicate_keys,
+    finetuning_of,
+    local_files,
+)
 from task_arithmetic.lineage import code_digest
 
 CONFIG_FILES = [str(path) for path in workflow.configfiles]
@@ -60,12 +65,7 @@ def get_source(name):
 
 def get_source_files(wildcards):
     """Return the local files that a dataset is read from."""
-    source = get_source(wildcards.dataset)
-    if "folder" in source:
-        return sorted(str(path) for path in Path(source["folder"]).glob("*/*/*.*"))
-    return sorted(
-        {path for paths in source.get("parquet", {}).values() for path in paths}
-    )
+    return [str(path) for path in local_files(get_source(wildcards.dataset))]
 
 
 def get_manifest(wildcards):

@@ -1,6 +1,7 @@
 rule pretrain:
     output:
         encoder="<results>/pretrained/{model}/encoder.safetensors",
+        record="<results>/pretrained/{model}/encoder.safetensors.lineage.json",
     log:
         "<logs>/pretrain/{model}.log",
     cache: SHARED_CACHE
@@ -47,6 +48,7 @@ rule encoder:
         description=get_encoder_description,
     output:
         encoder="<results>/encoders/{model}/encoder.safetensors",
+        record="<results>/encoders/{model}/encoder.safetensors.lineage.json",
     log:
         "<logs>/encoder/{model}.log",
     cache: SHARED_CACHE
@@ -73,6 +75,7 @@ rule head:
         examples="<results>/datasets/{dataset}/test.parquet",
     output:
         head="<results>/heads/{model}/{dataset}.safetensors",
+        record="<results>/heads/{model}/{dataset}.safetensors.lineage.json",
     log:
         "<logs>/head/{model}/{dataset}.log",
     cache: SHARED_CACHE

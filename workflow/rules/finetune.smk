@@ -6,6 +6,8 @@ rule finetune:
     output:
         checkpoint="<results>/checkpoints/{model}/{seed}/{vector_mode}/{task}.safetensors",
         training_log="<results>/checkpoints/{model}/{seed}/{vector_mode}/{task}.csv",
+        record="<results>/checkpoints/{model}/{seed}/{vector_mode}/{task}.safetensors.lineage.json",
+        log_record="<results>/checkpoints/{model}/{seed}/{vector_mode}/{task}.csv.lineage.json",
     log:
         "<logs>/finetune/{model}/{seed}/{vector_mode}/{task}.log",
     cache: SHARED_CACHE

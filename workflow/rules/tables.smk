@@ -95,3 +95,27 @@ rule task_negation:
         "task-arithmetic table task_negation --settings {params.settings:q}"
         " --tests '{input.tests}' --selections '{input.selections}'"
         " --csv {output.csv} --markdown {output.markdown} --latex {output.latex} --log {log}"
+
+
+rule summary:
+    input:
+        tables=expand("<results>/tables/{table}.csv", table=TABLES),
+        curves=get_edit_files(["addition"], "validation"),
+    output:
+        metrics="<results>/summary/metrics.json",
+        mean_curves="<results>/summary/mean_curves.csv",
+    log:
+        "<logs>/summary.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        code=code_digest("summaries"),
+    message:
+        "summary of the tables"
+    shell:
+        "task-arithmetic summary --tables '{input.tables}' --curves '{input.curves}'"
+        " --metrics {output.metrics} --mean-curves {output.mean_curves} --log {log}"

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from task_arithmetic import cli_curves, cli_data, cli_imports, cli_models, cli_tables
+from task_arithmetic import cli_curves, cli_data, cli_imports, cli_lineage, cli_models, cli_tables
 from task_arithmetic.artifacts import PipelineError
 from task_arithmetic.cli_options import logger
 from task_arithmetic.preemption import EXIT_CODE, PreemptedError
@@ -27,6 +27,7 @@ app.add_typer(cli_models.app)
 app.add_typer(cli_curves.app)
 app.add_typer(cli_tables.app)
 app.add_typer(cli_imports.app, name="import")
+app.add_typer(cli_lineage.app)
 
 
 def main() -> None:

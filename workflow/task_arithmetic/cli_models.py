@@ -12,7 +12,6 @@ import typer
 from task_arithmetic.artifacts import (
     digest,
     read_tensors,
-    sha256,
     write_csv,
     write_tensors,
 )
@@ -170,11 +169,7 @@ def finetune(
         }
         write_tensors(output, parameters, metadata)
         write_csv(training_log, history)
-        step.facts |= {
-            "seed": hyperparameters["seed"],
-            "threads": threads,
-            "processes": max(1, processes),
-        }
+        step.facts |= {"processes": max(1, processes)}
     resume_path.unlink(missing_ok=True)
 
 

@@ -86,6 +86,14 @@ def finetuning_of(config: Mapping[str, Any], task: str, model: str | None = None
     return protocol
 
 
+def local_files(source: Mapping[str, Any]) -> list[Path]:
+    """Return the files of this machine that a data set is read from; a generated one has none."""
+    if "folder" in source:
+        return sorted(Path(source["folder"]).glob("*/*/*.*"))
+    named = (path for paths in source.get("parquet", {}).values() for path in paths)
+    return sorted({Path(path) for path in named})
+
+
 def _explained(error: jsonschema.ValidationError) -> str:
     """Return what a schema error means for the user: key, expectation, found value."""
     key = ".".join(str(part) for part in error.absolute_path)
