@@ -52,5 +52,9 @@ rule all:
         rules.summary.output,
 
 
+onstart:
+    show_costs()
+
+
 onsuccess:
     show_tables()

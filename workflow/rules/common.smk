@@ -11,7 +11,9 @@ from task_arithmetic.config import (
     finetuning_of,
     local_files,
 )
+from task_arithmetic.costs import costs, render_costs
 from task_arithmetic.lineage import code_digest
+from task_arithmetic.plan import planned_job
 
 CONFIG_FILES = [str(path) for path in workflow.configfiles]
 TABLES = ["single_task", "task_addition", "task_negation"]
@@ -93,11 +95,13 @@ def get_dataset_download_settings(wildcards):
 
 
 def get_dataset_settings(wildcards):
-    """Return a dataset's own slice of the configuration."""
+    """Return a dataset's own slice of the configuration, without what only estimates take."""
+    source = get_source(wildcards.dataset)
+    estimates = ("size_mb", "images")
     return canonical_json(
         {
             "dataset": wildcards.dataset,
-            "source": get_source(wildcards.dataset),
+            "source": {key: source[key] for key in source if key not in estimates},
             "validation": config["validation"],
         }
     )
@@ -474,3 +478,11 @@ def show_tables():
     )
     if asked & {"all_tables", "all"} and all(Path(file).exists() for file in files):
         shell("task-arithmetic show {files}")
+
+
+def show_costs():
+    """Print what a run on a cluster is about to cost."""
+    if workflow.local_exec:
+        return
+    jobs = [planned_job(job) for job in workflow.dag.needrun_jobs()]
+    print(render_costs(costs(jobs, config), config["planning"]["tflops"]))

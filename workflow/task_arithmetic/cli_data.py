@@ -51,6 +51,20 @@ def costs(
 
 
 @app.command()
+def plan(
+    config: Annotated[Path | None, one_file("Configuration of the experiment.")] = None,
+    target: Annotated[str, typer.Argument(help="Rule or file.")] = "all_tables",
+) -> None:
+    """Say what an experiment costs as a whole: jobs by rule, GPU hours, disk."""
+    start(None)
+    from task_arithmetic import costs
+    from task_arithmetic.plan import present_jobs
+
+    jobs, read = present_jobs(config, target)
+    print(costs.render_costs(costs.costs(jobs, read), read["planning"]["tflops"]))
+
+
+@app.command()
 def download(
     settings: Annotated[Any, settings_of("dataset", "source")],
     folder: Annotated[Path, one_file("Folder of all downloads.")],

@@ -193,7 +193,7 @@ def _source_problems(name: str, source: Mapping[str, Any], task: bool) -> Iterat
     columns = {"image", "label"}
     needed, optional = {
         "folder": ({"folder"}, set()),
-        "hub": ({"hub", "revision", "splits"}, columns | {"config", "size_mb"}),
+        "hub": ({"hub", "revision", "splits"}, columns | {"config", "images", "size_mb"}),
         "parquet": ({"parquet"}, columns),
     }.get(
         next((kind for kind in ("folder", "hub", "parquet") if kind in source), ""),

@@ -66,21 +66,22 @@ def costs(jobs: Iterable[PlannedJob], config: Mapping[str, Any]) -> list[Cost]:
         config: The experiment's configuration.
 
     Returns:
-        One entry per rule, in the order in which the rules first come.
+        One entry per rule; what takes most GPU hours comes first, then what has most jobs.
     """
     by_rule: dict[str, list[PlannedJob]] = {}
     for job in jobs:
         by_rule.setdefault(job.rule, []).append(job)
-    return [
+    found = [
         Cost(
             rule,
-            len(found),
-            all(job.local for job in found),
-            _sum(_gpu_hours(job, config) for job in found),
-            _sum(_disk(job, config) for job in found),
+            len(alike),
+            all(job.local for job in alike),
+            _sum(_gpu_hours(job, config) for job in alike),
+            _sum(_disk(job, config) for job in alike),
         )
-        for rule, found in by_rule.items()
+        for rule, alike in by_rule.items()
     ]
+    return sorted(found, key=lambda cost: (-(cost.gpu_hours or 0), -cost.jobs, cost.rule))
 
 
 def forward_flops(architecture: Mapping[str, Any]) -> float | None:
@@ -116,7 +117,7 @@ def tower_parameters(architecture: Mapping[str, Any]) -> float | None:
 def _transformer(architecture: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
     """Return width, layers, tokens and patch size."""
     vision = architecture["vision_cfg"]
-    if "patch_size" not in vision or "timm_model_name" in vision:
+    if not vision.get("patch_size") or "timm_model_name" in vision:
         return None
     tokens = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
     return vision["width"], vision["layers"], tokens, vision["patch_size"]
@@ -133,15 +134,16 @@ def images_of(config: Mapping[str, Any], dataset: str) -> dict[str, int] | None:
         Numbers of images by split: `train`, `validation` and `test`.
     """
     source = config["datasets"][dataset]["source"]
-    sizes = source if "generator" in source else source.get("images")
-    if sizes is None:
+    sizes = dict(source if "generator" in source else source.get("images", {}))
+    if not sizes:
         return None
-    rule = config["validation"]
-    held_out = sizes.get(
-        "validation", min(math.floor(sizes["train"] * rule["fraction"]), rule["maximum"])
-    )
-    train = sizes["train"] if "validation" in sizes else sizes["train"] - held_out
-    return {"train": train, "validation": held_out, "test": sizes["test"]}
+    if "validation" not in sizes:
+        # Held out of the training images, or of the test images of a data set that only tests.
+        whole = "train" if "train" in sizes else "test"
+        rule = config["validation"]
+        held_out = min(math.floor(sizes[whole] * rule["fraction"]), rule["maximum"])
+        sizes |= {"validation": held_out, whole: sizes[whole] - held_out}
+    return {split: sizes.get(split, 0) for split in ("train", "validation", "test")}
 
 
 def forward_passes(job: PlannedJob, config: Mapping[str, Any]) -> float | None:

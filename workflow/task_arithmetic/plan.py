@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from task_arithmetic.artifacts import PipelineError
+from task_arithmetic.costs import PlannedJob
 from task_arithmetic.lineage import RECORD_SUFFIX
 
 
@@ -72,6 +73,52 @@ def present_plan(config_file: Path | None = None, target: str = "all") -> Plan:
 
     Returns:
         The plan.
+    """
+    with workflow_jobs(config_file, target) as (jobs, config):
+        artifacts = {path: planned for job in jobs for path, planned in _planned(job).items()}
+        return Plan(artifacts, config["experiment"])
+
+
+def present_jobs(
+    config_file: Path | None = None, target: str = "all"
+) -> tuple[list[PlannedJob], dict[str, Any]]:
+    """Ask Snakemake for all jobs of a target, finished ones among them.
+
+    Args:
+        config_file: The experiment's configuration; None for the default one.
+        target: The rule or file that everything is planned for.
+
+    Returns:
+        The jobs as costs are estimated of, and the configuration.
+    """
+    with workflow_jobs(config_file, target) as (jobs, config):
+        return [planned_job(job) for job in jobs], config
+
+
+def planned_job(job: Any) -> PlannedJob:
+    """Return what costs are estimated of, from a job of Snakemake."""
+    return PlannedJob(
+        rule=job.rule.name,
+        settings=json.loads(dict(job.params.items()).get("settings", "{}")),
+        model=job.wildcards_dict.get("model"),
+        gpus=job.resources.get("gpu", 0),
+        # Of the rule: in a local run every job is.
+        local=job.rule.norun or job.rule.name in job.rule.workflow._localrules,
+    )
+
+
+@contextlib.contextmanager
+def workflow_jobs(
+    config_file: Path | None, target: str
+) -> Iterator[tuple[list[Any], dict[str, Any]]]:
+    """Let Snakemake read the workflow of the present folder.
+
+    Args:
+        config_file: The experiment's configuration; None for the default one.
+        target: The rule or file that everything is planned for.
+
+    Yields:
+        Snakemake's jobs, and the configuration.
 
     Raises:
         PipelineError: If the workflow cannot be planned, say because a source file is missing.
@@ -106,9 +153,7 @@ def present_plan(config_file: Path | None = None, target: str = "all") -> Plan:
             raise PipelineError(f"the workflow cannot be planned: {error}") from error
         # The one attribute of Snakemake that its interface does not promise.
         inner = workflow._workflow
-        jobs, experiment = list(inner.dag.jobs), inner.globals["config"]["experiment"]
-        artifacts = {path: planned for job in jobs for path, planned in _planned(job).items()}
-    return Plan(artifacts, experiment)
+        yield list(inner.dag.jobs), inner.globals["config"]
 
 
 def _planned(job: Any) -> dict[str, PlannedArtifact]:
