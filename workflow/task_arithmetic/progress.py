@@ -28,7 +28,13 @@ class Progress:
         self._description, self._unit, self._total = description, unit, total
         # disable=None: no bar where standard error is not a terminal.
         self._bar = tqdm(
-            desc=description, total=total, unit=unit, initial=done, disable=None, leave=False
+            desc=description,
+            total=total,
+            unit=unit,
+            initial=done,
+            disable=None,
+            leave=False,
+            unit_scale=unit == "byte",
         )
         self._done, self._started, self._logged = done, time.monotonic(), 0.0
         self._done_before = done
