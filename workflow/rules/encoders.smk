@@ -71,8 +71,8 @@ rule encoder:
 rule head:
     input:
         encoder="<results>/encoders/{model}/encoder.safetensors",
-        # A control may have no training examples, and the class names are in every split.
-        examples="<results>/datasets/{dataset}/test.parquet",
+        # Without examples if the control has none for training; the class names are there.
+        examples="<results>/datasets/{dataset}/train.parquet",
     output:
         head="<results>/heads/{model}/{dataset}.safetensors",
         record="<results>/heads/{model}/{dataset}.safetensors.lineage.json",

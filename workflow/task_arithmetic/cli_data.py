@@ -18,7 +18,9 @@ app = typer.Typer()
 
 @app.command()
 def costs(
-    config: Annotated[Path, typer.Argument(help="Configuration of the experiment.")],
+    config: Annotated[
+        Path, typer.Argument(help="Configuration of the experiment.", exists=True, dir_okay=False)
+    ],
     folder: Annotated[Path, one_file("Folder of all downloads.")] = Path("downloads"),
 ) -> None:
     """Say what fetching an experiment's data sets costs in disk, and whether there is room."""

@@ -31,7 +31,13 @@ class Progress:
         # disable=None: no bar where standard error is not a terminal.
         disable = None if is_main_process() else True
         self._bar = tqdm(
-            desc=description, total=total, unit=unit, initial=done, disable=disable, leave=False
+            desc=description,
+            total=total,
+            unit=unit,
+            initial=done,
+            disable=disable,
+            leave=False,
+            unit_scale=unit == "byte",
         )
         self._done, self._started, self._logged = done, time.monotonic(), 0.0
         self._done_before = done
