@@ -90,3 +90,26 @@ def trace(
         typer.echo(json.dumps(chain, indent=2, ensure_ascii=False))
     else:
         show_trace(chain)
+
+
+@app.command()
+def export(
+    crate: Annotated[Path, typer.Argument(help="ZIP file to write.")],
+    configfile: ConfigFile = None,
+) -> None:
+    """Export tables, figures, configuration, records and report as a Workflow Run RO-Crate.
+
+    Raises:
+        BadParameter: If the file's name does not end in .zip.
+    """
+    if crate.suffix != ".zip":
+        raise typer.BadParameter(f"expected a name that ends in .zip, found {crate}")
+    start(None)
+    from task_arithmetic.audit import audit as audit_files
+    from task_arithmetic.crate import export_crate
+    from task_arithmetic.plan import present_plan
+
+    plan = present_plan(configfile)
+    report = Path("results", plan.experiment, "report.html")
+    documents = [configfile or Path("config.yaml"), *([report] if report.exists() else [])]
+    export_crate(crate, plan.experiment, audit_files(plan.shown, plan), documents)

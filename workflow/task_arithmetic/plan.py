@@ -60,8 +60,16 @@ class Plan:
     @property
     def tables(self) -> list[str]:
         """Paths of all tables."""
-        folder = Path("results", self.experiment, "tables")
-        return sorted(path for path in self.artifacts if Path(path).parent == folder)
+        return self._in_folders("tables")
+
+    @property
+    def shown(self) -> list[str]:
+        """Paths of all that people look at: tables, figures and summaries."""
+        return self._in_folders("tables", "figures", "summary")
+
+    def _in_folders(self, *names: str) -> list[str]:
+        folders = {Path("results", self.experiment, name) for name in names}
+        return sorted(path for path in self.artifacts if Path(path).parent in folders)
 
 
 def present_plan(config_file: Path | None = None, target: str = "all") -> Plan:
