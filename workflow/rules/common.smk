@@ -11,7 +11,7 @@ from task_arithmetic.config import (
     finetuning_of,
     local_files,
 )
-from task_arithmetic.costs import costs, render_costs
+from task_arithmetic.estimates import costs, render_costs
 from task_arithmetic.lineage import code_digest
 from task_arithmetic.plan import planned_job
 

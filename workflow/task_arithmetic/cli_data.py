@@ -59,11 +59,11 @@ def plan(
 ) -> None:
     """Say what an experiment costs as a whole: jobs by rule, GPU hours, disk."""
     start(None)
-    from task_arithmetic import costs
+    from task_arithmetic import estimates
     from task_arithmetic.plan import present_jobs
 
     jobs, read = present_jobs(config, target)
-    print(costs.render_costs(costs.costs(jobs, read), read["planning"]["tflops"]))
+    print(estimates.render_costs(estimates.costs(jobs, read), read["planning"]["tflops"]))
 
 
 @app.command()

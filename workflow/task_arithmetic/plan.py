@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from task_arithmetic.artifacts import PipelineError
-from task_arithmetic.costs import PlannedJob
+from task_arithmetic.estimates import PlannedJob
 from task_arithmetic.lineage import RECORD_SUFFIX
 
 

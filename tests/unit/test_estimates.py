@@ -3,7 +3,7 @@
 import pytest
 
 from task_arithmetic.architectures import resolve_architecture
-from task_arithmetic.costs import (
+from task_arithmetic.estimates import (
     PlannedJob,
     costs,
     forward_flops,
