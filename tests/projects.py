@@ -41,6 +41,9 @@ class Project:
             "OMP_NUM_THREADS": "1",
             **variables,
         }
+        if "HF_HUB_OFFLINE" not in variables:
+            # Commands that ran in this process set it.
+            environment.pop("HF_HUB_OFFLINE", None)
         running = subprocess.Popen(
             [command, *map(str, arguments)],
             cwd=self.root,

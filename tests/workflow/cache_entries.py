@@ -10,10 +10,20 @@ from pathlib import Path
 
 from snakemake.api import SnakemakeApi
 from snakemake.caching.hash import ProvenanceHashMap
-from snakemake.settings.types import DAGSettings, OutputSettings, Quietness, ResourceSettings
+from snakemake.settings.types import (
+    DAGSettings,
+    OutputSettings,
+    Quietness,
+    ResourceSettings,
+    WorkflowSettings,
+)
 
 with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
-    workflow = api.workflow(ResourceSettings(), snakefile=Path("Snakefile"))
+    workflow = api.workflow(
+        ResourceSettings(),
+        workflow_settings=WorkflowSettings(cache=[]),
+        snakefile=Path("Snakefile"),
+    )
     workflow.dag(DAGSettings(targets={"all"}, forceall=True)).printfilegraph()
     inner, names = workflow._workflow, ProvenanceHashMap()
     report = {

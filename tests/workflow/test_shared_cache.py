@@ -36,7 +36,7 @@ def several(new_project, tmp_path):
     def change(config):
         config["models"]["other"] = copy.deepcopy(config["models"]["tiny"])
         config["models"]["third"] = copy.deepcopy(config["models"]["tiny"]) | {
-            "pretrain": "scratch"
+            "weights": "pretrain"
         }
         config["models"]["fourth"] = copy.deepcopy(config["models"]["third"])
         config["seeds"] = [0, 1]
@@ -63,8 +63,9 @@ def test_no_two_jobs_share_an_entry_and_every_cached_rule_is_among_them(several)
 
 def test_all_that_a_cached_command_is_told_is_in_its_entry(several):
     for rule, found in report(several)["rules"].items():
-        # Outputs, logs and threads decide no content; inputs and params are part of the entry.
-        assert set(found["fields"]) <= {"input", "output", "params", "log", "threads"}, rule
+        # Outputs, logs, threads and resources decide no content; inputs and params are part of it.
+        told = set(found["fields"])
+        assert told <= {"input", "output", "params", "log", "threads", "resources"}, rule
         assert {"code", "settings"} <= set(found["params"]), rule
         records = [name for name in found["outputs"] if name.endswith("record")]
         assert len(records) * 2 == len(found["outputs"]), f"{rule}: a record per artifact"

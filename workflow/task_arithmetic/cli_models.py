@@ -117,10 +117,10 @@ def head(
     """Build a task's zero-shot head from the text tower."""
     start(log, threads)
     from task_arithmetic.class_names import chosen_names, chosen_templates
-    from task_arithmetic.datasets import read_class_names
     from task_arithmetic.encoders import load_clip, save_head, zero_shot_head
+    from task_arithmetic.splits import read_class_names
 
-    modules = ("encoders", "datasets", "class_names")
+    modules = ("encoders", "splits", "class_names")
     with recorded_step("head", settings, modules, [encoder, examples], [output]):
         clip, tokenize = load_clip(encoder)
         names = read_class_names(examples)
@@ -152,12 +152,12 @@ def finetune(
     resume_path = output.with_suffix(".resume.safetensors")
     inputs = [encoder, head, train]
     if not is_main_process():
-        _finetuned(settings, *inputs, resume_path)
+        _finetuned(settings, *inputs, resume_path, threads, memory_mb)
         return
     with recorded_step(
         "finetune", settings, FINETUNE_MODULES, inputs, [output, training_log]
     ) as step:
-        parameters, history = _finetuned(settings, *inputs, resume_path)
+        parameters, history = _finetuned(settings, *inputs, resume_path, threads, memory_mb)
         hyperparameters = settings["hyperparameters"]
         metadata = {
             "kind": "checkpoint",
@@ -173,7 +173,15 @@ def finetune(
     resume_path.unlink(missing_ok=True)
 
 
-def _finetuned(settings: Any, encoder: Path, head: Path, train: Path, resume_path: Path) -> Any:
+def _finetuned(
+    settings: Any,
+    encoder: Path,
+    head: Path,
+    train: Path,
+    resume_path: Path,
+    threads: int,
+    memory_mb: int,
+) -> Any:
     """Return the fine-tuned parameters and the training log: the part all processes share."""
     import torch
 
