@@ -54,3 +54,35 @@ def test_imported_tasks_are_marked_in_the_tables_settings(new_project, tmp_path)
     # What is made of the imported vector is marked: both modes of it.
     marks = '"imported":[["tiny","nonlinear","digits"],["tiny","posthoc","digits"]]'
     assert (done.stdout + done.stderr).count(marks) == 3
+
+
+def test_weights_and_checkpoints_of_a_hub_are_downloaded_by_rules_of_their_own(
+    new_project, tmp_path
+):
+    project = new_project.copy_to(tmp_path / "project")
+
+    def change(config):
+        openai = {"architecture": "ViT-B-32-quickgelu", "weights": {"pretrained": "openai"}}
+        config["models"] = {"clip": openai}
+        source = {"nonlinear": {"hub": "someone/digits", "file": "model.safetensors"}}
+        config["datasets"]["digits"]["checkpoints"] = {"clip": source}
+
+    project.configure(change)
+    planned = project.planned("results/embedded/vectors/clip/0/nonlinear/digits.safetensors")
+    assert planned == [
+        "downloading clip fine-tuned on digits, nonlinear",
+        "downloading the weights of clip",
+        "encoder clip",
+        "importing clip fine-tuned on digits, nonlinear",
+        "task vector of digits, nonlinear, seed 0",
+    ]
+
+
+def test_random_weights_need_no_file(new_project, tmp_path):
+    project = new_project.copy_to(tmp_path / "project")
+    project.configure(lambda c: c["models"]["tiny"].update(weights={"random_init": 3}))
+    encoder = "results/embedded/encoders/tiny/encoder.safetensors"
+    assert project.planned(encoder) == ["encoder tiny"]
+    done = project.run("--dry-run", "--printshellcmds", "--", encoder)
+    assert "--source '' --description ''" in done.stdout + done.stderr
+    assert '"random_init":3' in done.stdout + done.stderr
