@@ -5,6 +5,7 @@ import pytest
 from task_arithmetic.architectures import resolve_architecture
 from task_arithmetic.estimates import (
     PlannedJob,
+    clip_parameters,
     costs,
     forward_flops,
     forward_passes,
@@ -44,6 +45,11 @@ def test_parameters_and_operations_are_those_of_the_real_tower(name):
             tower(torch.empty(1, 3, 224, 224))
     assert tower_parameters(architecture) == pytest.approx(
         sum(p.numel() for p in tower.parameters()), rel=1e-3
+    )
+    with torch.device("meta"):
+        whole = build_clip(architecture)
+    assert clip_parameters(architecture) == pytest.approx(
+        sum(p.numel() for p in whole.parameters()), rel=1e-3
     )
     assert forward_flops(architecture) == pytest.approx(counter.get_total_flops(), rel=0.01)
 

@@ -77,9 +77,25 @@ def get_manifest(wildcards):
 
 
 def get_downloads():
-    """Return the manifests of all datasets that come from a hub."""
+    """Return all that comes from a hub: datasets, weights, and checkpoints to import."""
     fetched = [name for name in DATASETS if "hub" in get_source(name)]
-    return expand("<results>/downloads/{dataset}.json", dataset=fetched)
+    models = [
+        name
+        for name, model in config["models"].items()
+        if is_downloaded(model["weights"])
+    ]
+    checkpoints = [
+        f"{model}/{mode}/{task}"
+        for task in TASKS
+        for model, by_mode in config["datasets"][task].get("checkpoints", {}).items()
+        for mode, source in by_mode.items()
+        if is_downloaded(source)
+    ]
+    return [
+        *expand("<results>/downloads/{dataset}.json", dataset=fetched),
+        *expand("<results>/downloads/{model}/encoder.weights", model=models),
+        *expand("<results>/downloads/{checkpoint}.weights", checkpoint=checkpoints),
+    ]
 
 
 def get_dataset_download_settings(wildcards):

@@ -42,14 +42,30 @@ def costs(
         about = "about " if cost.stated else ""
         sizes = (f"{about}{size / MEGABYTE:,.0f}" for size in (cost.size, cost.missing))
         table.add_row(cost.dataset, cost.repo, *sizes)
+    weights = _weights_to_fetch(read)
+    for model, size in weights.items():
+        table.add_row(f"weights of {model}", "", f"about {size / MEGABYTE:,.0f}", "")
     total, missing = (
         sum(getattr(cost, field) for cost in found) / MEGABYTE for field in ("size", "missing")
     )
-    table.add_row("all", "", f"{total:,.0f}", f"{missing:,.0f}")
+    table.add_row("all data sets", "", f"{total:,.0f}", f"{missing:,.0f}")
     console = Console()
     console.print(table)
     console.print(f"The experiment keeps its splits of them in another {total:,.0f} MB.")
     check_disk(found, folder)
+
+
+def _weights_to_fetch(config: dict[str, Any]) -> dict[str, float]:
+    """Return the bytes of the weights that come from a hub, by model, where they can be told."""
+    from task_arithmetic.architectures import resolve_architecture
+    from task_arithmetic.estimates import FLOAT, clip_parameters
+
+    sizes = {
+        name: clip_parameters(resolve_architecture(model["architecture"]))
+        for name, model in config["models"].items()
+        if {"pretrained", "hub"} & set(model["weights"])
+    }
+    return {name: FLOAT * size for name, size in sizes.items() if size is not None}
 
 
 @app.command()

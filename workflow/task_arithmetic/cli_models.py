@@ -9,12 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from task_arithmetic.artifacts import (
-    digest,
-    read_tensors,
-    write_csv,
-    write_tensors,
-)
+from task_arithmetic.artifacts import digest, read_tensors, sha256, write_csv, write_tensors
 from task_arithmetic.cli_options import (
     Log,
     Memory,
@@ -73,7 +68,7 @@ def download_weights(
     log: Log = None,
 ) -> None:
     """Download weights from a hub; the only step on models that needs the network."""
-    start(log)
+    start(log, online=True)
     from task_arithmetic.weights import download_weights
 
     outputs = [output, description] if description else [output]

@@ -114,6 +114,17 @@ def tower_parameters(architecture: Mapping[str, Any]) -> float | None:
     return layers * layer + (3 * patch**2 + tokens + architecture["embed_dim"] + 5) * width
 
 
+def clip_parameters(architecture: Mapping[str, Any]) -> float | None:
+    """Return the number of parameters of a CLIP model's two towers; None as for its image tower."""
+    tower = tower_parameters(architecture)
+    if tower is None:
+        return None
+    text = architecture["text_cfg"]
+    width, embeddings = text["width"], text["vocab_size"] + text["context_length"]
+    text_tower = text["layers"] * (12 * width**2 + 13 * width) + embeddings * width
+    return tower + text_tower + (architecture["embed_dim"] + 2) * width + 1
+
+
 def _transformer(architecture: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
     """Return width, layers, tokens and patch size."""
     vision = architecture["vision_cfg"]
