@@ -34,8 +34,8 @@ import pandas as pd
 from PIL import Image
 
 from task_arithmetic.artifacts import write_csv, write_text
-from task_arithmetic.datasets import write_split
 from task_arithmetic.loading import read_split
+from task_arithmetic.splits import write_split
 
 WIDTH, HEIGHT, SIZE = 500, 375, 224
 WAYS = {

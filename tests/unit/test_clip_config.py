@@ -17,8 +17,9 @@ from pyarrow import parquet
 from task_arithmetic.artifacts import PipelineError, canonical_json, write_json
 from task_arithmetic.class_names import chosen_names, chosen_templates, readable
 from task_arithmetic.config import check_config, finetuning_of
-from task_arithmetic.datasets import make_splits, read_class_names, write_split
+from task_arithmetic.datasets import make_splits
 from task_arithmetic.downloads import fetch_splits, read_manifest
+from task_arithmetic.splits import read_class_names, write_split
 
 ROOT = Path(__file__).parents[2]
 CLIP = yaml.safe_load((ROOT / "config" / "clip.yaml").read_text())

@@ -7,15 +7,9 @@ import torch
 from PIL import Image
 
 from task_arithmetic.artifacts import PipelineError
-from task_arithmetic.datasets import (
-    check_split,
-    make_splits,
-    open_split,
-    read_class_names,
-    split_train_validation,
-    write_split,
-)
+from task_arithmetic.datasets import make_splits, split_train_validation
 from task_arithmetic.loading import read_split
+from task_arithmetic.splits import check_split, open_split, read_class_names, write_split
 
 RULE = {"fraction": 0.1, "maximum": 5000, "seed": 0}
 

@@ -9,7 +9,6 @@ import torchvision.transforms.v2 as reference
 from PIL import Image
 
 from task_arithmetic.artifacts import PipelineError
-from task_arithmetic.datasets import write_split
 from task_arithmetic.loading import (
     CROP_AREA,
     DecodedImages,
@@ -19,6 +18,7 @@ from task_arithmetic.loading import (
     read_split,
     whole_image,
 )
+from task_arithmetic.splits import write_split
 
 SIZES = [(200, 150), (150, 200), (133, 200), (124, 101), (64, 48), (97, 97), (1200, 90)]
 

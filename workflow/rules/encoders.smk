@@ -63,7 +63,7 @@ rule head:
         runtime=30,
     params:
         settings=get_head_settings,
-        code=code_digest("encoders", "datasets", "class_names"),
+        code=code_digest("encoders", "splits", "class_names"),
     message:
         "zero-shot head of {wildcards.dataset} for {wildcards.model}"
     shell:

@@ -84,8 +84,9 @@ def dataset(
 ) -> None:
     """Load or generate a task and write its three splits as parquet."""
     start(log)
-    from task_arithmetic.datasets import make_splits, write_split
+    from task_arithmetic.datasets import make_splits
     from task_arithmetic.downloads import read_manifest
+    from task_arithmetic.splits import write_split
 
     name, source = settings["dataset"], settings["source"]
     if "hub" in source and not manifest:

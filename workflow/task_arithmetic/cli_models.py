@@ -85,10 +85,10 @@ def head(
     """Build a task's zero-shot head from the text tower."""
     start(log, threads)
     from task_arithmetic.class_names import chosen_names, chosen_templates
-    from task_arithmetic.datasets import read_class_names
     from task_arithmetic.encoders import load_clip, save_head, zero_shot_head
+    from task_arithmetic.splits import read_class_names
 
-    modules = ("encoders", "datasets", "class_names")
+    modules = ("encoders", "splits", "class_names")
     with recorded_step("head", settings, modules, [encoder, examples], [output]):
         clip, tokenize = load_clip(encoder)
         names = read_class_names(examples)

@@ -25,7 +25,7 @@ from PIL import Image
 from pyarrow import ipc, parquet
 
 from task_arithmetic.artifacts import PipelineError
-from task_arithmetic.datasets import check_labels, class_names_of, open_split
+from task_arithmetic.splits import check_labels, class_names_of, open_split
 
 # Enough to ride out a slow image; more would only cost memory.
 BATCHES_AHEAD = 3
