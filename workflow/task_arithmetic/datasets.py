@@ -1,6 +1,7 @@
-"""Datasets: a task's examples, divided by the papers' rule into training, validation and test.
+"""Datasets: load a task and split it by the papers' rule.
 
-No torch here: these steps start fast.
+`splits` knows the file of a split, and `loading` decodes its images. No torch here: these steps
+start fast.
 """
 
 from __future__ import annotations

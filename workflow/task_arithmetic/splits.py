@@ -1,7 +1,7 @@
-"""Splits: the parquet file of a task's training, validation or test examples, in and out.
+"""The file of a split: parquet with the features `image` and `label` (a ClassLabel).
 
-Every split has the features `image` and `label` (a ClassLabel), whatever it was loaded from.
-`loading` decodes its images. No torch here: these steps start fast.
+Apart from `datasets`, which makes these files: what reads them does not depend on how they are
+made. No torch here.
 """
 
 from __future__ import annotations
