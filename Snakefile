@@ -49,6 +49,11 @@ rule all:
     input:
         rules.all_tables.input,
         rules.all_figures.input,
+        rules.summary.output,
+
+
+onstart:
+    show_costs()
 
 
 onsuccess:

@@ -87,6 +87,22 @@ def test_the_default_configuration_is_valid(config):
         ("expected", expected(percent={"big": 1}), "expected.values.0.percent: expected one of "
          "tiny, found 'big'"),
         ("datasets.digits.templates", ["no place"], "datasets.digits.templates.0: expected"),
+        ("models.tiny.weights", "shipped", "models.tiny.weights: expected one of pretrain, found "),
+        ("models.tiny.weights", {}, "models.tiny.weights: expected pretrain, or the keys file, or "
+         "pretrained, or hub and file, or random_init, found none"),
+        ("models.tiny.weights.pretrained", "openai", "models.tiny.weights: expected pretrain, or "),
+        ("models.tiny.weights", {"pretrained": "openai"}, "models.tiny.architecture: expected a "
+         "name, for the tag 'openai'"),
+        ("models.tiny.weights", {"random_init": "0"}, "models.tiny.weights.random_init: expected "
+         "an integer"),
+        ("models.tiny.architecture", "ViT-B-23", "models.tiny.architecture: expected an open_clip "
+         "model name, found 'ViT-B-23'; did you mean ViT-B-32"),
+        ("datasets.digits.checkpoints", {"huge": {}}, "datasets.digits.checkpoints: expected one "
+         "of tiny, found 'huge'"),
+        ("datasets.digits.checkpoints", {"tiny": {"posthoc": {"file": "x"}}}, "datasets.digits."
+         "checkpoints.tiny: unknown key 'posthoc'; expected one of linear, nonlinear"),
+        ("datasets.digits.checkpoints", {"tiny": {"linear": {"file": "x", "revision": "y"}}},
+         "datasets.digits.checkpoints.tiny.linear: expected hub beside revision"),
     ],
 )  # fmt: skip
 def test_a_mistake_names_key_expectation_and_value(config, path, value, message):
@@ -95,6 +111,33 @@ def test_a_mistake_names_key_expectation_and_value(config, path, value, message)
         check_config(config)
     assert str(error.value).startswith(f"config.yaml: {message}")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"file": "encoder.safetensors"},
+        {"file": "encoder.safetensors", "random_init": 0},
+        {"pretrained": "openai"},
+        {"pretrained": "openai", "revision": "main", "random_init": 1},
+        {"hub": "a/b", "file": "c.bin"},
+        {"hub": "a/b", "revision": "main", "file": "c.bin"},
+        {"random_init": 0},
+        "pretrain",
+    ],
+)
+def test_weights_come_from_one_place(config, weights):
+    config["models"]["tiny"]["weights"] = weights
+    if "pretrained" in weights:
+        config["models"]["tiny"]["architecture"] = "ViT-B-32-quickgelu"
+    check_config(config)
+
+
+def test_pretraining_needs_its_settings(config):
+    config["models"]["tiny"]["weights"] = "pretrain"
+    del config["models"]["tiny"]["pretraining"]
+    with pytest.raises(PipelineError, match=r"tiny: expected the key 'pretraining' for weights: "):
+        check_config(config)
 
 
 def test_a_missing_key_is_named(config):

@@ -113,6 +113,29 @@ def test_rendered_tables_have_percents_means_and_the_best_in_bold():
     )
 
 
+@pytest.mark.parametrize(("markup", "mark"), [("markdown", "‡"), ("latex", r"$\ddagger$")])
+def test_numbers_with_imported_models_are_marked(markup, mark):
+    made = experiment()
+    single = tables.single_task(made.singles, made.tasks)
+    assert tables.with_imported(single, []) is single
+    text = render("single_task", single, made.tasks, markup)
+    assert mark not in text
+    marked = tables.with_imported(single, [["tiny", "linear", "digits"]])
+    rows = marked[marked.imported]
+    assert rows[["mode", "task", "split"]].to_numpy().tolist() == [
+        ["linear", "digits", "validation"],
+        ["linear", "digits", "test"],
+    ]
+    summary, *by_task = render("single_task", marked, made.tasks, markup).split(
+        "### " if markup == "markdown" else r"\end{table}"
+    )
+    # Both columns of the method's mean, the legend, and one cell of one task.
+    assert summary.count(mark) == 3
+    assert [line[:8] for line in by_task[0].splitlines() if mark in line] in (
+        ["| digits"], ["digits &"],
+    )  # fmt: skip
+
+
 def test_latex_is_escaped_and_balanced():
     made = experiment()
     single = tables.single_task(made.singles, made.tasks)

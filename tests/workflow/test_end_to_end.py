@@ -132,6 +132,6 @@ def test_the_default_experiment_starts_few_processes_with_torch(new_project):
 
 def test_pretraining_from_scratch_is_part_of_the_graph(new_project, tmp_path):
     project = new_project.copy_to(tmp_path / "project")
-    project.configure(lambda config: config["models"]["tiny"].update(pretrain="scratch"))
+    project.configure(lambda config: config["models"]["tiny"].update(weights="pretrain"))
     assert "pre-training tiny" in project.planned("all_tables")
     assert "pre-training tiny" not in new_project.planned("all_tables")

@@ -29,6 +29,10 @@ rule dataset:
         train="<results>/datasets/{dataset}/train.parquet",
         validation="<results>/datasets/{dataset}/validation.parquet",
         test="<results>/datasets/{dataset}/test.parquet",
+        # The cache between workflows restores outputs: records go with their artifacts.
+        train_record="<results>/datasets/{dataset}/train.parquet.lineage.json",
+        validation_record="<results>/datasets/{dataset}/validation.parquet.lineage.json",
+        test_record="<results>/datasets/{dataset}/test.parquet.lineage.json",
     log:
         "<logs>/dataset/{dataset}.log",
     cache: SHARED_CACHE

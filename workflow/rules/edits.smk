@@ -68,6 +68,7 @@ rule tangent_curve:
         curve="<results>/edits/{model}/{seed}/{tangent_mode}/all/{curve}.csv",
     log:
         "<logs>/curve/{model}/{seed}/{tangent_mode}/all/{curve}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -94,6 +95,7 @@ rule selection:
         selection="<results>/edits/{model}/{seed}/{mode}/{edit}/selection.csv",
     log:
         "<logs>/selection/{model}/{seed}/{mode}/{edit}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1

@@ -11,6 +11,7 @@ rule figure:
         pdf="<results>/figures/{figure}.pdf",
     log:
         "<logs>/figures/{figure}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1

@@ -10,9 +10,10 @@ import sys
 
 import typer
 
-from task_arithmetic import cli_curves, cli_data, cli_models, cli_tables
+from task_arithmetic import cli_curves, cli_data, cli_imports, cli_lineage, cli_models, cli_tables
 from task_arithmetic.artifacts import PipelineError
 from task_arithmetic.cli_options import logger
+from task_arithmetic.preemption import EXIT_CODE, PreemptedError
 
 app = typer.Typer(
     name="task-arithmetic",
@@ -25,6 +26,8 @@ app.add_typer(cli_data.app)
 app.add_typer(cli_models.app)
 app.add_typer(cli_curves.app)
 app.add_typer(cli_tables.app)
+app.add_typer(cli_imports.app, name="import")
+app.add_typer(cli_lineage.app)
 
 
 def main() -> None:
@@ -37,4 +40,4 @@ def main() -> None:
             logger.debug("the error came from here", exc_info=True)
         step = sys.argv[1] if len(sys.argv) > 1 else ""
         logger.error("task-arithmetic %s: %s", step, error)
-        sys.exit(1)
+        sys.exit(EXIT_CODE if isinstance(error, PreemptedError) else 1)

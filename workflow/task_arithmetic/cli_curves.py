@@ -10,7 +10,6 @@ import typer
 
 from task_arithmetic.artifacts import (
     read_csv,
-    sha256,
     write_csv,
 )
 from task_arithmetic.cli_options import (
@@ -25,7 +24,7 @@ from task_arithmetic.cli_options import (
     settings_of,
     start,
 )
-from task_arithmetic.lineage import code_digest, recorded_step
+from task_arithmetic.lineage import code_digest, record_path, recorded_step
 
 app = typer.Typer()
 CURVE_KEYS = (
@@ -57,15 +56,18 @@ def features(
     inputs, outputs = [encoder, *examples, *vectors], []
     with recorded_step("features", settings, modules, inputs, outputs) as step:
         columns, name = ColumnStore(store), settings["dataset"]
-        hashes = {path: sha256(path) for path in inputs}
         files = dict(zip(settings["vectors"], vectors, strict=True))
-        base, listed = load_encoder(encoder), {}
+        base, listed, kept = load_encoder(encoder), {}, []
         for split, path in zip(settings["splits"], examples, strict=True):
-            key = (hashes[encoder], hashes[path], code_digest(*modules))
+            key = (step.sha256_of(encoder), step.sha256_of(path), code_digest(*modules))
             paths = {PRETRAINED: columns.path(*key)} | {
-                named: columns.path(*key, hashes[file]) for named, file in files.items()
+                named: columns.path(*key, step.sha256_of(file)) for named, file in files.items()
             }
             missing = {named: file for named, file in paths.items() if not file.exists()}
+            found = [file for named, file in paths.items() if named not in missing]
+            step.reuses([file for file in found if record_path(file).exists()])
+            # A run that was killed before its records left whole columns: this one completes them.
+            kept += [file for file in found if not record_path(file).exists()]
             logger.info("%s (%s): computing %s", name, split, sorted(missing) or "nothing")
             if missing:
                 data = read_images(path, base.preprocess, threads, memory_mb)
@@ -84,8 +86,8 @@ def features(
                 outputs += missing.values()
             listed[split] = paths
         write_manifest(output, name, listed, store)
-        outputs.append(output)
-        step.facts |= {"threads": threads, "computed": len(outputs) - 1}
+        step.facts |= {"computed": len(outputs), "kept": len(kept)}
+        outputs += [*kept, output]
 
 
 @app.command()
@@ -110,7 +112,7 @@ def curve(
 
     inputs = [encoder, *vectors, *heads, *examples, *selection]
     modules = ("features", "curves")
-    with recorded_step("curve", settings, modules, inputs, [output]) as step:
+    with recorded_step("curve", settings, modules, inputs, [output]):
         keys = ("model", "seed", "mode", "edit", "weights")
         edit, base = Edit(*(settings[key] for key in keys)), load_encoder(encoder)
         files = dict(zip(sorted(edit.weights), vectors, strict=True))
@@ -143,7 +145,6 @@ def curve(
             for row in curve_rows(edit, *place, len(split.labels), correct[place])
         ]
         write_csv(output, curve_frame(rows))
-        step.facts |= {"seed": edit.seed, "threads": threads}
 
 
 @app.command()
@@ -174,7 +175,7 @@ def tangent_curve(
                 measured.append((name, dataset, split, columns, listed))
     used = sorted({path for *_, listed in measured for path in listed.values()})
     inputs = [*manifests, *heads, *used, *selection]
-    with recorded_step("tangent-curve", settings, ("curves", "columns"), inputs, [output]) as step:
+    with recorded_step("tangent-curve", settings, ("curves", "columns"), inputs, [output]):
         rows = []
         for name, dataset, split, columns, listed in measured:
             weights = settings["edits"][name]["weights"]
@@ -192,7 +193,6 @@ def tangent_curve(
             counts = dict(zip(alphas, correct, strict=True))
             rows += curve_rows(edit, dataset, split, len(labels), counts)
         write_csv(output, curve_frame(rows))
-        step.facts |= {"seed": settings["seed"]}
 
 
 def _alphas(settings: Mapping[str, Any], selection: list[Path], edit: str) -> list[float]:

@@ -10,6 +10,7 @@ import typer
 
 from task_arithmetic.artifacts import PipelineError, write_json
 from task_arithmetic.cli_options import Log, files, logger, one_file, settings_of, start
+from task_arithmetic.config import local_files
 from task_arithmetic.lineage import recorded_step
 
 app = typer.Typer()
@@ -49,6 +50,20 @@ def costs(
     console.print(table)
     console.print(f"The experiment keeps its splits of them in another {total:,.0f} MB.")
     check_disk(found, folder)
+
+
+@app.command()
+def plan(
+    config: Annotated[Path | None, one_file("Configuration of the experiment.")] = None,
+    target: Annotated[str, typer.Argument(help="Rule or file.")] = "all_tables",
+) -> None:
+    """Say what an experiment costs as a whole: jobs by rule, GPU hours, disk."""
+    start(None)
+    from task_arithmetic import estimates
+    from task_arithmetic.plan import present_jobs
+
+    jobs, read = present_jobs(config, target)
+    print(estimates.render_costs(estimates.costs(jobs, read), read["planning"]["tflops"]))
 
 
 @app.command()
@@ -92,9 +107,8 @@ def dataset(
     if "hub" in source and not manifest:
         raise PipelineError(f"{name}: expected the manifest of its download, found none")
     downloaded = read_manifest(manifest[0], name) if manifest else None
-    named = [Path(path) for paths in source.get("parquet", {}).values() for path in paths]
     fetched = [path for paths in (downloaded or {}).values() for path in paths]
-    inputs = [*manifest, *dict.fromkeys([*named, *fetched])]
+    inputs = [*manifest, *local_files(source), *dict.fromkeys(fetched)]
     outputs = {"train": train, "validation": validation, "test": test}
     train.parent.mkdir(parents=True, exist_ok=True)
     with (

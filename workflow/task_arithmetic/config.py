@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import yaml
 
+from task_arithmetic.architectures import resolve_architecture
 from task_arithmetic.artifacts import PipelineError
 
 SCHEMA_FILE = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
@@ -85,6 +86,14 @@ def finetuning_of(config: Mapping[str, Any], task: str, model: str | None = None
     return protocol
 
 
+def local_files(source: Mapping[str, Any]) -> list[Path]:
+    """Return the files of this machine that a data set is read from; a generated one has none."""
+    if "folder" in source:
+        return sorted(Path(source["folder"]).glob("*/*/*.*"))
+    named = (path for paths in source.get("parquet", {}).values() for path in paths)
+    return sorted({Path(path) for path in named})
+
+
 def _explained(error: jsonschema.ValidationError) -> str:
     """Return what a schema error means for the user: key, expectation, found value."""
     key = ".".join(str(part) for part in error.absolute_path)
@@ -150,6 +159,8 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"control: expected {_one_of(datasets)}, found '{control}'"
     if control in tasks:
         yield f"control: expected a dataset that is not a task, found '{control}'"
+    yield from _model_problems(config["models"])
+    yield from _checkpoint_problems(datasets, config["models"])
     alphas = config["coefficients"]
     if 0 not in alphas:
         yield f"coefficients: expected 0 (the pre-trained model) in the grid, found {alphas}"
@@ -182,7 +193,7 @@ def _source_problems(name: str, source: Mapping[str, Any], task: bool) -> Iterat
     columns = {"image", "label"}
     needed, optional = {
         "folder": ({"folder"}, set()),
-        "hub": ({"hub", "revision", "splits"}, columns | {"config", "size_mb"}),
+        "hub": ({"hub", "revision", "splits"}, columns | {"config", "images", "size_mb"}),
         "parquet": ({"parquet"}, columns),
     }.get(
         next((kind for kind in ("folder", "hub", "parquet") if kind in source), ""),
@@ -198,6 +209,45 @@ def _source_problems(name: str, source: Mapping[str, Any], task: bool) -> Iterat
     splits = source.get("splits", source.get("parquet"))
     if task and splits is not None and "train" not in splits:
         yield f"datasets.{name}.source: expected a train split of a task, found none"
+
+
+def _model_problems(models: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with where models come from."""
+    choices = ({"file"}, {"pretrained"}, {"pretrained", "revision"}, {"hub", "file"},
+               {"hub", "revision", "file"})  # fmt: skip
+    for name, model in models.items():
+        weights, where = model["weights"], f"models.{name}"
+        try:
+            resolve_architecture(model["architecture"])
+        except PipelineError as error:
+            yield f"{where}.{error}"
+        if weights == "pretrain":
+            for key in ("preprocess", "pretraining"):
+                if key not in model:
+                    yield f"{where}: expected the key '{key}' for weights: pretrain, found none"
+            if missing := {"size", "mean", "std"} - set(model.get("preprocess", {})):
+                yield f"{where}.preprocess: expected the keys {', '.join(sorted(missing))}"
+            continue
+        keys = set(weights) - {"random_init"}
+        if keys not in choices and (keys or "random_init" not in weights):
+            yield (
+                f"{where}.weights: expected pretrain, or the keys file, or pretrained, or hub and "
+                f"file, or random_init, found {', '.join(sorted(weights)) or 'none'}"
+            )
+        if "pretrained" in weights and not isinstance(model["architecture"], str):
+            yield f"{where}.architecture: expected a name, for the tag '{weights['pretrained']}'"
+
+
+def _checkpoint_problems(datasets: Mapping[str, Any], models: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the fine-tuned models to import."""
+    for name, dataset in datasets.items():
+        where = f"datasets.{name}.checkpoints"
+        for model, by_mode in dataset.get("checkpoints", {}).items():
+            if model not in models:
+                yield f"{where}: expected {_one_of(models)}, found '{model}'"
+            for mode, source in by_mode.items():
+                if "revision" in source and "hub" not in source:
+                    yield f"{where}.{model}.{mode}: expected hub beside revision, found none"
 
 
 def _one_of(names: Sequence[str] | Mapping[str, Any]) -> str:

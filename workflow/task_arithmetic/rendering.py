@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from task_arithmetic.published import Published
-from task_arithmetic.tables import MODES, axes
+from task_arithmetic.tables import MODES, axes, with_imported
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,10 @@ LAYOUTS = {
 }
 
 
+# Follows numbers that imported checkpoints had a part in.
+IMPORTED = "‡"
+
+
 @dataclass(frozen=True)
 class _Sheet:
     """Strings ready to be written."""
@@ -111,6 +115,9 @@ def render(
         part of a mean unsaid: the cell says of how many of how many it is the mean.
     """
     layout, rows = LAYOUTS[name], _with_pretrained(name, table, singles)
+    marked = table[table["imported"]] if "imported" in table else table[:0]
+    triples = set(zip(marked["model"], marked["mode"], marked["task"], strict=True))
+    rows = with_imported(rows, triples)
     markup, bold = {
         "markdown": (_markdown, "**{}**"),
         "latex": (partial(_latex, name), r"\textbf{{{}}}"),
@@ -198,7 +205,9 @@ def _compare(
         # A mean over fewer tasks is another quantity than the published ones.
         whole = known == total
         note = verdict(mode, metric.column, by_seed.mean()) if whole else f" ({known} of {total})"
-        cells.append(mean + spread + note)
+        here = rows["mode"] == mode
+        mark = IMPORTED if "imported" in rows and rows[here]["imported"].any() else ""
+        cells.append(mean + spread + note + mark)
         # Nor does it compete, and the pre-trained model is no contestant.
         if whole and mode != "pretrained":
             contest[len(cells) - 1] = mean
@@ -224,6 +233,8 @@ def _legend(lines: list[list[str]]) -> str:
             " Infeasible: no coefficient keeps the control accuracy on validation data;"
             " (k of n): mean over the k edits of n for which one does."
         )
+    if any(IMPORTED in cell for line in lines for cell in line):
+        text += f" {IMPORTED} with fine-tuned models that were imported, not trained here."
     return text
 
 
@@ -256,6 +267,7 @@ _TEX = str.maketrans({
     "↓": r"$\downarrow$",
     "α": r"$\alpha$",
     "–": "--",
+    IMPORTED: r"$\ddagger$",
     "†": r"$\dagger$",
 })
 
