@@ -77,9 +77,22 @@ def get_manifest(wildcards):
 
 
 def get_downloads():
-    """Return the manifests of all datasets that come from a hub."""
+    """Return what is fetched from a hub: datasets, weights, and checkpoints to import."""
     fetched = [name for name in DATASETS if "hub" in get_source(name)]
-    return expand("<results>/downloads/{dataset}.json", dataset=fetched)
+    models = config["models"]
+    weights = [name for name in models if is_downloaded(models[name]["weights"])]
+    checkpoints = [
+        f"<results>/downloads/{model}/{mode}/{task}.weights"
+        for task in TASKS
+        for model, by_mode in config["datasets"][task].get("checkpoints", {}).items()
+        for mode, source in by_mode.items()
+        if is_downloaded(source)
+    ]
+    return [
+        *expand("<results>/downloads/{dataset}.json", dataset=fetched),
+        *expand("<results>/downloads/{model}/encoder.weights", model=weights),
+        *checkpoints,
+    ]
 
 
 def get_dataset_download_settings(wildcards):

@@ -73,7 +73,7 @@ def download_weights(
     log: Log = None,
 ) -> None:
     """Download weights from a hub; the only step on models that needs the network."""
-    start(log)
+    start(log, online=True)
     from task_arithmetic.weights import download_weights
 
     outputs = [output, description] if description else [output]
