@@ -146,12 +146,23 @@ def test_a_reader_that_stops_early_leaves_nothing_running(split_file):
         next(batches)
 
 
-def test_unpacked_images_go_away_with_their_split(split_file, tmp_path, monkeypatch):
+def test_unpacked_images_leave_no_file_even_if_the_step_is_killed(
+    split_file, tmp_path, monkeypatch
+):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    split = read_split(split_file, 32, memory=1)
-    assert list(tmp_path.glob("images-*"))
-    del split
+    images = read_split(split_file, 32, memory=1).images
     assert not list(tmp_path.glob("images-*"))
+    expected = read_split(split_file, 32).images.array
+    np.testing.assert_array_equal(next(images.batches([(0, np.arange(21))])), expected)
+
+
+def test_a_folder_without_room_for_unpacked_images_is_named(split_file, monkeypatch):
+    def fail(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("task_arithmetic.loading.ipc.new_file", fail)
+    with pytest.raises(PipelineError, match=r"No space left on device.*TMPDIR"):
+        read_split(split_file, 32, memory=1)
 
 
 @pytest.mark.parametrize("memory", [float("inf"), 1])

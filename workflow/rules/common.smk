@@ -77,15 +77,12 @@ def get_manifest(wildcards):
 
 
 def get_downloads():
-    """Return all that comes from a hub: datasets, weights, and checkpoints to import."""
+    """Return what is fetched from a hub: datasets, weights, and checkpoints to import."""
     fetched = [name for name in DATASETS if "hub" in get_source(name)]
-    models = [
-        name
-        for name, model in config["models"].items()
-        if is_downloaded(model["weights"])
-    ]
+    models = config["models"]
+    weights = [name for name in models if is_downloaded(models[name]["weights"])]
     checkpoints = [
-        f"{model}/{mode}/{task}"
+        f"<results>/downloads/{model}/{mode}/{task}.weights"
         for task in TASKS
         for model, by_mode in config["datasets"][task].get("checkpoints", {}).items()
         for mode, source in by_mode.items()
@@ -93,8 +90,8 @@ def get_downloads():
     ]
     return [
         *expand("<results>/downloads/{dataset}.json", dataset=fetched),
-        *expand("<results>/downloads/{model}/encoder.weights", model=models),
-        *expand("<results>/downloads/{checkpoint}.weights", checkpoint=checkpoints),
+        *expand("<results>/downloads/{model}/encoder.weights", model=weights),
+        *checkpoints,
     ]
 
 

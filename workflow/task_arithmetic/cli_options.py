@@ -126,7 +126,15 @@ def read_images(
     """Return a split as an encoder's preprocessing wants it; its classes must be the head's."""
     from task_arithmetic.loading import read_split
 
-    split = read_split(path, preprocess.size, threads, memory_mb * 1e6 / 2, **augmentation)
+    split = read_split(
+        path,
+        preprocess.size,
+        threads,
+        memory_mb * 1e6 / 2,
+        interpolation=preprocess.interpolation,
+        resize_mode=preprocess.resize_mode,
+        **augmentation,
+    )
     if class_names is not None and list(split.class_names) != class_names:
         raise PipelineError(
             f"{path}: expected the head's classes {class_names}, found {list(split.class_names)}"

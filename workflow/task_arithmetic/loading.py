@@ -84,22 +84,15 @@ class DecodedImages:
 class EncodedImages:
     """Images on disk, decoded when asked for."""
 
-    def __init__(
-        self,
-        column: pa.ChunkedArray,
-        decode: Decode,
-        workers: int,
-        place: tempfile.TemporaryDirectory,
-    ) -> None:
+    def __init__(self, column: pa.ChunkedArray, decode: Decode, workers: int) -> None:
         """Take encoded images.
 
         Args:
             column: Their bytes, mapped into memory.
             decode: Makes an image of its bytes, its epoch and its index.
             workers: How many threads decode.
-            place: The folder that the bytes are in, which lives as long as this object.
         """
-        self._column, self._decode, self._workers, self._place = column, decode, workers, place
+        self._column, self._decode, self._workers = column, decode, workers
 
     def __len__(self) -> int:
         return len(self._column)
@@ -162,9 +155,7 @@ def read_split(
 
     if augmentation == "none" and len(labels) * size * size * 3 <= memory:
         return Split(DecodedImages(_decode_all(file, decode, size, workers)), labels, names)
-    place = tempfile.TemporaryDirectory(prefix="images-")
-    column = _unpack(file, Path(place.name) / "images.arrow")
-    return Split(EncodedImages(column, decode, workers, place), labels, names)
+    return Split(EncodedImages(_unpacked(file), decode, workers), labels, names)
 
 
 def as_images(images: Any) -> Images:
@@ -258,19 +249,22 @@ def _decode_all(file: parquet.ParquetFile, decode: Decode, size: int, workers: i
     return decoded
 
 
-def _unpack(file: parquet.ParquetFile, path: Path) -> pa.ChunkedArray:
-    """Write the encoded images where any of them can be read without the others."""
+def _unpacked(file: parquet.ParquetFile) -> pa.ChunkedArray:
+    """Return the encoded images, mapped from a file where each is read without the others."""
     schema = pa.schema([("bytes", pa.binary())])
-    try:
-        with ipc.new_file(path, schema) as writer:
-            for encoded in _encoded(file):
-                writer.write(pa.record_batch([encoded], schema=schema))
-    except OSError as error:
-        raise PipelineError(
-            f"{path}: the images could not be unpacked ({error}); name a folder with room for "
-            "them in TMPDIR, or give the step more memory"
-        ) from error
-    return ipc.open_file(pa.memory_map(str(path))).read_all()["bytes"]
+    # The file lives as long as its mapping and has no name by then: a killed step leaves nothing.
+    with tempfile.TemporaryDirectory(prefix="images-", ignore_cleanup_errors=True) as folder:
+        path = f"{folder}/images.arrow"
+        try:
+            with ipc.new_file(path, schema) as writer:
+                for encoded in _encoded(file):
+                    writer.write(pa.record_batch([encoded], schema=schema))
+        except OSError as error:
+            raise PipelineError(
+                f"{path}: the images could not be unpacked ({error}); name a folder with room for "
+                "them in TMPDIR, or give the step more memory"
+            ) from error
+        return ipc.open_file(pa.memory_map(path)).read_all()["bytes"]
 
 
 def _encoded(file: parquet.ParquetFile) -> Iterator[pa.Array]:
