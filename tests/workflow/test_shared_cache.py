@@ -144,7 +144,7 @@ def test_a_second_clone_computes_no_dataset_head_or_training(new_project, tmp_pa
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     made, restored = first.root / "results" / "embedded", second.root / "results" / "other"
-    assert len(list(made.glob("logs/**/*.log"))) == 3 + 1 + 3 + 4
+    assert len(list(made.glob("logs/**/*.log"))) == 2 + 1 + 2 + 4
     assert list(restored.glob("logs/**/*.log")) == []
     checkpoint = Path("checkpoints", "tiny", "0", "linear", "digits.safetensors")
     assert (restored / checkpoint).is_symlink()
