@@ -145,8 +145,13 @@ def test_a_second_clone_computes_no_dataset_head_or_training(new_project, tmp_pa
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     made, restored = first.root / "results" / "embedded", second.root / "results" / "other"
-    assert len(list(made.glob("logs/**/*.log"))) == 3 + 1 + 3 + 4
-    assert list(restored.glob("logs/**/*.log")) == []
+    # Every artifact is a link to the first clone's, with the record of the run that made it there.
+    records = [path.relative_to(made) for path in sorted(made.rglob("*.lineage.json"))]
+    assert len(records) == 2 * 3 + 1 + 2 + 4 * 2
+    for name in records:
+        assert (restored / name).is_symlink()
+        assert (restored / name).read_bytes() == (made / name).read_bytes()
+    assert sorted(path.relative_to(restored) for path in restored.rglob("*.json")) == records
     checkpoint = Path("checkpoints", "tiny", "0", "linear", "digits.safetensors")
     assert (restored / checkpoint).is_symlink()
     # The record is that of the run that made the artifact.
