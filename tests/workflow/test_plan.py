@@ -20,7 +20,7 @@ def test_an_artifact_is_planned_with_settings_code_inputs_and_siblings(here):
     plan = present_plan()
     planned = plan.artifacts[CHECKPOINT]
     assert planned.settings["hyperparameters"]["steps"] == 4
-    assert planned.code == code_digest("finetune", "datasets")
+    assert planned.code == code_digest("finetune")
     assert planned.inputs == {
         "results/embedded/datasets/digits/train.parquet",
         "results/embedded/encoders/tiny/encoder.safetensors",
