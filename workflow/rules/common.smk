@@ -25,8 +25,8 @@ TANGENT_MODES = ["posthoc", "linear"]
 SHARED_CACHE = workflow.workflow_settings.cache is not None
 if SHARED_CACHE:
     folder = Path.home() / ".cache" / "task-arithmetic"
-    os.environ.setdefault("SNAKEMAKE_OUTPUT_CACHE", str(folder))
-    Path(os.environ["SNAKEMAKE_OUTPUT_CACHE"]).mkdir(parents=True, exist_ok=True)
+    folder = Path(os.environ.setdefault("SNAKEMAKE_OUTPUT_CACHE", str(folder)))
+    folder.mkdir(parents=True, exist_ok=True)
 # Beside the results of all experiments: what was fetched once serves them all.
 DOWNLOADS = "downloads"
 COLUMN_STORE = f"results/{config['experiment']}/columns"
