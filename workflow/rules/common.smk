@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+from task_arithmetic.architectures import vocabulary_file
 from task_arithmetic.artifacts import PipelineError, canonical_json
 from task_arithmetic.config import (
     check_config,
@@ -123,6 +124,12 @@ def get_dataset_settings(wildcards):
 def is_downloaded(source):
     """Return whether weights come from a hub, and not from a file or from here."""
     return source != "pretrain" and bool({"pretrained", "hub"} & set(source))
+
+
+def get_vocabulary(wildcards):
+    """Return the file of a model's tokenizer, if it has one of its own."""
+    file = vocabulary_file(config["models"][wildcards.model]["architecture"])
+    return [] if file is None else [os.path.relpath(file)]
 
 
 def get_encoder_weights(wildcards):

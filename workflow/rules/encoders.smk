@@ -1,4 +1,6 @@
 rule pretrain:
+    input:
+        vocabulary=get_vocabulary,
     output:
         encoder="<results>/pretrained/{model}/encoder.safetensors",
         record="<results>/pretrained/{model}/encoder.safetensors.lineage.json",
@@ -19,6 +21,7 @@ rule pretrain:
         "pre-training {wildcards.model}"
     shell:
         "task-arithmetic pretrain --settings {params.settings:q} --output {output.encoder}"
+        " --vocabulary '{input.vocabulary}'"
         " --threads {threads} --log {log}"
 
 
@@ -73,6 +76,7 @@ rule head:
         encoder="<results>/encoders/{model}/encoder.safetensors",
         # Without examples if the control has none for training; the class names are there.
         examples="<results>/datasets/{dataset}/train.parquet",
+        vocabulary=get_vocabulary,
     output:
         head="<results>/heads/{model}/{dataset}.safetensors",
         record="<results>/heads/{model}/{dataset}.safetensors.lineage.json",
@@ -92,4 +96,5 @@ rule head:
         "zero-shot head of {wildcards.dataset} for {wildcards.model}"
     shell:
         "task-arithmetic head --settings {params.settings:q} --encoder {input.encoder}"
-        " --examples {input.examples} --output {output.head} --threads {threads} --log {log}"
+        " --examples {input.examples} --vocabulary '{input.vocabulary}' --output {output.head}"
+        " --threads {threads} --log {log}"

@@ -16,6 +16,8 @@ from typing import Any
 from task_arithmetic.artifacts import PipelineError
 
 QUICKGELU = "-quickgelu"
+# What architectures name files relative to: the workflow's folder.
+ASSET_ROOT = Path(__file__).parents[1]
 
 
 @cache
@@ -56,6 +58,14 @@ def resolve_architecture(architecture: str | Mapping[str, Any]) -> dict[str, Any
             "tower"
         )
     return found
+
+
+def vocabulary_file(architecture: str | Mapping[str, Any]) -> Path | None:
+    """Return the file of a tokenizer's merges that an architecture names; None for open_clip's."""
+    if isinstance(architecture, str):
+        return None
+    named = architecture["text_cfg"].get("tokenizer_kwargs", {}).get("bpe_path")
+    return None if named is None else ASSET_ROOT / named
 
 
 def quick_gelu(architecture: Mapping[str, Any]) -> bool:

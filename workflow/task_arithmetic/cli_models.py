@@ -27,6 +27,9 @@ from task_arithmetic.lineage import code_digest, recorded_step
 
 FINETUNE_MODULES = ("finetune",)
 
+# Read where the architecture says; named so that it is an input like others.
+Vocabulary = Annotated[Any, files("The tokenizer's file, if the architecture names one.")]
+
 app = typer.Typer()
 
 
@@ -34,6 +37,7 @@ app = typer.Typer()
 def pretrain(
     settings: Annotated[Any, settings_of("model", "architecture", "preprocess", "pretraining")],
     output: Annotated[Path, one_file("Encoder file to write.")],
+    vocabulary: Vocabulary = "",
     half: Annotated[bool, typer.Option(help="Keep the weights in float16.")] = False,
     threads: Threads = 1,
     log: Log = None,
@@ -44,7 +48,7 @@ def pretrain(
     from task_arithmetic.encoders import Preprocess, save_encoder
     from task_arithmetic.pretraining import pretrain as pretrain_clip
 
-    with recorded_step("pretrain", settings, ("pretraining", "encoders"), [], [output]):
+    with recorded_step("pretrain", settings, ("pretraining", "encoders"), vocabulary, [output]):
         architecture = resolve_architecture(settings["architecture"])
         preprocess = Preprocess.of(settings["preprocess"])
         clip = pretrain_clip(architecture, preprocess, settings["pretraining"])
@@ -106,6 +110,7 @@ def head(
     encoder: Annotated[Path, one_file("Encoder file.")],
     examples: Annotated[Path, one_file("Parquet file of the task, for its class names.")],
     output: Annotated[Path, one_file("Head file to write.")],
+    vocabulary: Vocabulary = "",
     threads: Threads = 1,
     log: Log = None,
 ) -> None:
@@ -116,7 +121,7 @@ def head(
     from task_arithmetic.splits import read_class_names
 
     modules = ("encoders", "splits", "class_names")
-    with recorded_step("head", settings, modules, [encoder, examples], [output]):
+    with recorded_step("head", settings, modules, [encoder, examples, *vocabulary], [output]):
         clip, tokenize = load_clip(encoder)
         names = read_class_names(examples)
         prompted = chosen_names(settings["dataset"], names, settings["class_names"])

@@ -18,11 +18,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from task_arithmetic.architectures import vocabulary_file
 from task_arithmetic.artifacts import PipelineError, read_tensors, write_tensors
 
 IMAGE_TOWER = "visual."
-# Files that an architecture names, such as a tokenizer's merges, are relative to this folder.
-ASSET_ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,9 @@ def build_tokenizer(architecture: Mapping[str, Any]) -> Callable[[Sequence[str]]
     """
     text = architecture["text_cfg"]
     options = dict(text.get("tokenizer_kwargs", {}))
-    if "bpe_path" in options:
-        options["bpe_path"] = str(ASSET_ROOT / options["bpe_path"])
+    vocabulary = vocabulary_file(architecture)
+    if vocabulary is not None:
+        options["bpe_path"] = str(vocabulary)
     length = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
     return open_clip.tokenizer.SimpleTokenizer(context_length=length, **options)
 
