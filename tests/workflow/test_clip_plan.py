@@ -78,3 +78,14 @@ def test_another_seed_and_fewer_models_and_tasks_change_the_plan_in_proportion(c
 def test_fetching_downloads_and_computes_nothing(clip):
     jobs, _ = planned(*clip, target="fetch")
     assert jobs == {"download": 9, "download_weights": 3, "fetch": 1, "total": 13}
+
+
+def test_the_slurm_profile_alone_plans_the_papers_experiment(new_project, tmp_path):
+    done = new_project.run(
+        "--profile", "slurm", "--dry-run", "all_tables",
+        SNAKEMAKE_OUTPUT_CACHE=str(tmp_path / "cache"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    printed = done.stdout + done.stderr
+    assert re.search(r"^total +811$", printed, re.M)
+    assert "fine-tuning ViT-L-14 on cars, linear, seed 2" in printed
