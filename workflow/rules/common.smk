@@ -129,7 +129,7 @@ def is_downloaded(source):
 def get_vocabulary(wildcards):
     """Return the file of a model's tokenizer, if it has one of its own."""
     file = vocabulary_file(config["models"][wildcards.model]["architecture"])
-    return [] if file is None else [os.path.relpath(file)]
+    return [] if file is None else [f"workflow/{file}"]
 
 
 def get_encoder_weights(wildcards):

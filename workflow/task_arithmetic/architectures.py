@@ -16,8 +16,6 @@ from typing import Any
 from task_arithmetic.artifacts import PipelineError
 
 QUICKGELU = "-quickgelu"
-# What architectures name files relative to: the workflow's folder.
-ASSET_ROOT = Path(__file__).parents[1]
 
 
 @cache
@@ -60,12 +58,18 @@ def resolve_architecture(architecture: str | Mapping[str, Any]) -> dict[str, Any
     return found
 
 
-def vocabulary_file(architecture: str | Mapping[str, Any]) -> Path | None:
-    """Return the file of a tokenizer's merges that an architecture names; None for open_clip's."""
+def vocabulary_file(architecture: str | Mapping[str, Any]) -> str | None:
+    """Return the file of merges that an architecture names for its tokenizer.
+
+    Args:
+        architecture: An open_clip model configuration, or the name of one.
+
+    Returns:
+        Its path relative to the workflow's folder; None for open_clip's own merges.
+    """
     if isinstance(architecture, str):
         return None
-    named = architecture["text_cfg"].get("tokenizer_kwargs", {}).get("bpe_path")
-    return None if named is None else ASSET_ROOT / named
+    return architecture["text_cfg"].get("tokenizer_kwargs", {}).get("bpe_path")
 
 
 def quick_gelu(architecture: Mapping[str, Any]) -> bool:

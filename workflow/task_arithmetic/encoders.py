@@ -22,6 +22,8 @@ from task_arithmetic.architectures import vocabulary_file
 from task_arithmetic.artifacts import PipelineError, read_tensors, write_tensors
 
 IMAGE_TOWER = "visual."
+# Files that an architecture names, such as a tokenizer's merges, are relative to this folder.
+ASSET_ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def build_tokenizer(architecture: Mapping[str, Any]) -> Callable[[Sequence[str]]
     options = dict(text.get("tokenizer_kwargs", {}))
     vocabulary = vocabulary_file(architecture)
     if vocabulary is not None:
-        options["bpe_path"] = str(vocabulary)
+        options["bpe_path"] = str(ASSET_ROOT / vocabulary)
     length = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
     return open_clip.tokenizer.SimpleTokenizer(context_length=length, **options)
 
