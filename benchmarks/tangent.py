@@ -9,7 +9,8 @@ the image tower of an open_clip model, randomly initialized:
 
 And, without training, the tangents of eight task vectors on one batch: ours against eight calls of
 `torch.func.jvp`. Methods take turns within each repeat, so that whatever else the machine does hits
-all of them; times are medians, ratios are medians of the ratios within a repeat. Memory is
+all of them; times are medians, ratios are medians of the ratios within a repeat. On a CPU that others
+use as well, `--clock processor` counts the processor's seconds instead of the clock's. Memory is
 that of a process of its own per method: the peak (on a CPU of resident memory above the imports,
 every tensor mapped by itself so that no allocator's leftovers count; on a GPU of allocated memory),
 and the step's part of it, the most that torch allocates during a step beyond what it holds between
@@ -40,6 +41,7 @@ from pathlib import Path
 FLOOR = 5 / 3
 METHODS = ("nonlinear", "jvp", "ours")
 VECTORS = 8
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 # Batch sizes on a CPU and on a GPU.
 MODELS = {
@@ -153,7 +155,9 @@ def settle(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def stepper(method: str, name: str, device: str, batch: int) -> Callable[[], float]:
+def stepper(
+    method: str, name: str, device: str, batch: int, clock: Callable[[], float]
+) -> Callable[[], float]:
     """Prepare a training step.
 
     Args:
@@ -161,6 +165,7 @@ def stepper(method: str, name: str, device: str, batch: int) -> Callable[[], flo
         name: architecture.
         device: "cpu" (float32) or "cuda" (bfloat16 autocast).
         batch: images per step.
+        clock: returns seconds.
 
     Returns:
         A function that takes the step and returns its seconds.
@@ -175,13 +180,13 @@ def stepper(method: str, name: str, device: str, batch: int) -> Callable[[], flo
 
     def step() -> float:
         settle(device)
-        start = time.perf_counter()
+        start = clock()
         with precision:
             loss = forward(x).float().square().mean()
         loss.backward()
         if device == "cuda":
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
+        seconds = clock() - start
         for p in parameters:
             p.grad = None
         return seconds
@@ -189,7 +194,9 @@ def stepper(method: str, name: str, device: str, batch: int) -> Callable[[], flo
     return step
 
 
-def evaluator(method: str, name: str, device: str, batch: int) -> Callable[[], float]:
+def evaluator(
+    method: str, name: str, device: str, batch: int, clock: Callable[[], float]
+) -> Callable[[], float]:
     """Prepare one evaluation of the tangents of `VECTORS` task vectors.
 
     Args:
@@ -197,6 +204,7 @@ def evaluator(method: str, name: str, device: str, batch: int) -> Callable[[], f
         name: architecture.
         device: "cpu" (float32) or "cuda" (bfloat16 autocast).
         batch: images.
+        clock: returns seconds.
 
     Returns:
         A function that evaluates and returns its seconds.
@@ -211,12 +219,12 @@ def evaluator(method: str, name: str, device: str, batch: int) -> Callable[[], f
 
     def evaluate() -> float:
         settle(device)
-        start = time.perf_counter()
+        start = clock()
         with precision:
             features(x)
         if device == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return clock() - start
 
     return evaluate
 
@@ -254,7 +262,7 @@ def measure_memory(method: str, name: str, device: str, batch: int) -> dict[str,
     import task_arithmetic.tangent  # noqa: F401
 
     imported = resident("VmRSS")
-    step = stepper(method, name, device, batch)
+    step = stepper(method, name, device, batch, time.perf_counter)
     step()
     settle(device)
     if device == "cuda":
@@ -342,7 +350,9 @@ def rows_of(seconds: dict[str, list[float]], baseline: str, facts: dict) -> list
     return rows
 
 
-def benchmark(name: str, device: str, batch: int, threads: int, repeats: int) -> list[dict]:
+def benchmark(
+    name: str, device: str, batch: int, threads: int, repeats: int, clock: str
+) -> list[dict]:
     """Benchmark one architecture.
 
     Args:
@@ -351,6 +361,7 @@ def benchmark(name: str, device: str, batch: int, threads: int, repeats: int) ->
         batch: images per step.
         threads: CPU threads.
         repeats: turns.
+        clock: one of `CLOCKS`.
 
     Returns:
         Rows of the result table.
@@ -362,8 +373,9 @@ def benchmark(name: str, device: str, batch: int, threads: int, repeats: int) ->
         "batch": batch,
         "threads": threads,
         "repeats": repeats,
+        "clock": clock,
     }
-    steps = {m: stepper(m, name, device, batch) for m in METHODS}
+    steps = {m: stepper(m, name, device, batch, CLOCKS[clock]) for m in METHODS}
     rows = rows_of(interleaved(steps, repeats), "nonlinear", {**facts, "work": "training step"})
     del steps
     memory = {m: memory_of(m, name, device, batch, threads) for m in METHODS}
@@ -375,7 +387,9 @@ def benchmark(name: str, device: str, batch: int, threads: int, repeats: int) ->
     # As many network evaluations as several steps: fewer images and turns do.
     facts |= {"work": f"{VECTORS} tangents", "batch": max(1, batch // 4)}
     facts["repeats"] = max(3, repeats // 2)
-    evaluations = {m: evaluator(m, name, device, facts["batch"]) for m in ("jvp", "ours")}
+    evaluations = {
+        m: evaluator(m, name, device, facts["batch"], CLOCKS[clock]) for m in ("jvp", "ours")
+    }
     return rows + rows_of(interleaved(evaluations, facts["repeats"]), "jvp", facts)
 
 
@@ -426,7 +440,8 @@ def markdown(rows: list[dict], command: str) -> str:
         "",
         f"One training step. Floor of the time ratio: {FLOOR:.2f}. Peak is the process's memory "
         "(parameters, θ0 if linearized, gradients and activations; on a CPU above the imports); "
-        "step is the most that torch allocates during a step (gradients and activations).",
+        "step is the most that torch allocates during a step (gradients and activations). "
+        f"Seconds of the {' and the '.join(sorted({r['clock'] for r in rows}))} clock.",
         "",
         "| model | device | batch | threads | method | seconds (quartiles) | time ratio "
         "| peak MiB | peak ratio | step MiB | step ratio |",
@@ -522,6 +537,9 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where present")
     parser.add_argument("--batch", type=int, help="default: per model and device")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="whose seconds; on a GPU only wall"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="turns of every method")
     parser.add_argument(
         "--output",
@@ -542,11 +560,15 @@ def main() -> None:
         print(json.dumps(measure_memory(*json.loads(arguments.measure_memory))))
         return
 
+    if arguments.clock == "processor" and arguments.device == "cuda":
+        parser.error("--clock processor: expected a CPU, whose processor does the work")
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     rows = []
     for name in arguments.models:
         batch = arguments.batch or MODELS[name][device == "cuda"]
-        found = benchmark(name, device, batch, arguments.threads, arguments.repeats)
+        found = benchmark(
+            name, device, batch, arguments.threads, arguments.repeats, arguments.clock
+        )
         rows += [{**row, "hardware": hardware(device)} for row in found]
         for row in found:
             print(row["model"], row["work"], row["method"], row["seconds"], row["time_ratio"])
