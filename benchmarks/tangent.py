@@ -9,8 +9,8 @@ the image tower of an open_clip model, randomly initialized:
 
 And, without training, the tangents of eight task vectors on one batch: ours against eight calls of
 `torch.func.jvp`. Methods take turns within each repeat, so that whatever else the machine does hits
-all of them; times are medians, ratios are medians of the ratios within a repeat. On a CPU that others
-use as well, `--clock processor` counts the processor's seconds instead of the clock's. Memory is
+all of them; times are medians, ratios are medians of the ratios within a repeat. On a CPU that
+others use as well, `--clock processor` counts the processor's seconds, not the clock's. Memory is
 that of a process of its own per method: the peak (on a CPU of resident memory above the imports,
 every tensor mapped by itself so that no allocator's leftovers count; on a GPU of allocated memory),
 and the step's part of it, the most that torch allocates during a step beyond what it holds between
@@ -560,9 +560,9 @@ def main() -> None:
         print(json.dumps(measure_memory(*json.loads(arguments.measure_memory))))
         return
 
-    if arguments.clock == "processor" and arguments.device == "cuda":
-        parser.error("--clock processor: expected a CPU, whose processor does the work")
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if arguments.clock == "processor" and device == "cuda":
+        parser.error("--clock processor: expected a CPU, whose processor does the work")
     rows = []
     for name in arguments.models:
         batch = arguments.batch or MODELS[name][device == "cuda"]
