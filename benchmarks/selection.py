@@ -10,7 +10,8 @@ control. Two ways, from the same task vectors, images and heads:
 The encoder is the small tower of the embedded experiment with random weights, task vectors and
 images are random: neither cost nor agreement of the two depends on what they mean. Both must
 select the same α with the same accuracies, or the benchmark fails. Sizes take turns within each
-repeat; the ratio is the median over repeats of the ratio within one.
+repeat; the ratio is the median over repeats of the ratio within one. Seconds are the processor's,
+which others on the machine disturb less than the clock's.
 
 Examples:
     python benchmarks/selection.py
@@ -195,10 +196,10 @@ def compare(tasks: int, images: int) -> dict[str, float]:
     """
     problem, measured, outcomes = make_problem(tasks, images), {}, []
     for way in (one_network_per_alpha, stored_features):
-        started = time.perf_counter()
+        started = time.process_time()
         curves, passes = way(problem)
         chosen = selected(curves)
-        measured[f"{way.__name__}_seconds"] = time.perf_counter() - started
+        measured[f"{way.__name__}_seconds"] = time.process_time() - started
         measured[f"{way.__name__}_passes"] = passes
         outcomes.append((curves, chosen))
     (reference, expected), (ours, found) = outcomes
