@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.markdown import Markdown
@@ -153,12 +154,14 @@ def _with_pretrained(name: str, table: pd.DataFrame, singles: pd.DataFrame | Non
     """Return one column per metric and the pre-trained model as a method among the others."""
     keys = ["model", "seed", "mode", "task"]
     if name == "single_task":
-        return table.pivot(index=keys, columns="split", values="accuracy").reset_index()
+        wide = table.pivot(index=keys, columns="split", values=["accuracy", "accuracy_se"])
+        wide.columns = [split + kind.removeprefix("accuracy") for kind, split in wide.columns]
+        return wide.reset_index()
     if name == "task_addition" and singles is not None:
         baseline = (singles["mode"] == "pretrained") & (singles["split"] == "test")
         return pd.concat([singles[baseline].drop(columns="split"), table], ignore_index=True)
     if name == "task_negation":
-        measured = ["pretrained_target_accuracy", "pretrained_control_accuracy"]
+        measured = [column for column in table if column.startswith("pretrained_")]
         baseline = table[keys + measured].drop_duplicates(["model", "seed", "task"])
         baseline = baseline.rename(columns=lambda column: column.removeprefix("pretrained_"))
         return pd.concat([baseline.assign(mode="pretrained"), table], ignore_index=True)
@@ -182,14 +185,36 @@ def _compare(rows: pd.DataFrame, metric: Metric, modes: list[str], bold: str) ->
         cells.append(mean + spread + (f" ({known} of {total})" if known < total else ""))
         # A mean over fewer tasks is another quantity, and the pre-trained model is no contestant.
         if known == total and mode != "pretrained":
-            contest[len(cells) - 1] = mean
+            contest[len(cells) - 1] = mode, mean
     if metric.better and len(contest) > 1:
         # Compared as printed: numbers that look equal are marked alike.
-        best = {"min": min, "max": max}[metric.better](contest.values(), key=float)
-        for place, mean in contest.items():
+        best = {"min": min, "max": max}[metric.better](
+            (mean for _, mean in contest.values()), key=float
+        )
+        errors = {
+            place: _error_of_mean(rows[rows["mode"] == mode], metric)
+            for place, (mode, _) in contest.items()
+        }
+        least = min(errors[place] for place, (_, mean) in contest.items() if mean == best)
+        for place, (_, mean) in contest.items():
             if mean == best:
                 cells[place] = cells[place].replace(mean, bold.format(mean), 1)
+            elif abs(float(mean) - float(best)) < 2 * np.hypot(errors[place], least):
+                cells[place] = f"≈ {cells[place]}"
     return cells
+
+
+def _error_of_mean(rows: pd.DataFrame, metric: Metric) -> float:
+    """Return the standard error, in percent, of a mean over tasks and seeds.
+
+    The test images of a task are the same for every seed, so their share does not shrink with
+    seeds; that of the spread over seeds does.
+    """
+    by_seed = 100 * rows.groupby("seed")[metric.column].mean()
+    squares = (100 * rows[f"{metric.column}_se"]) ** 2
+    of_images = np.sqrt(squares.groupby(rows["seed"]).sum()) / rows.groupby("seed").size()
+    of_seeds = by_seed.std() / np.sqrt(len(by_seed)) if len(by_seed) > 1 else 0.0
+    return float(np.hypot(of_images.mean(), of_seeds))
 
 
 def _spread(tasks: int, seeds: int) -> str:
@@ -200,6 +225,11 @@ def _spread(tasks: int, seeds: int) -> str:
 def _legend(lines: list[list[str]]) -> str:
     """Return what the marks that the cells bear mean."""
     text = "Bold: best method."
+    if any("≈" in cell for line in lines for cell in line):
+        text += (
+            " ≈: within noise of the best (nearer than twice the standard error of the difference,"
+            " from the number of test images and the spread over seeds)."
+        )
     if any("infeasible" in cell or " of " in cell for line in lines for cell in line):
         text += (
             " Infeasible: no coefficient keeps the control accuracy on validation data;"
@@ -236,6 +266,7 @@ _TEX = str.maketrans({
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     "α": r"$\alpha$",
+    "≈": r"$\approx$",
     "–": "--",
 })
 
