@@ -30,7 +30,7 @@ def addition(vectors: Sequence[TaskVector]) -> TaskVector:
 
 
 def ties(vectors: Sequence[TaskVector], keep: float) -> TaskVector:
-    """Trim, elect signs, and average what agrees (TIES, Yadav et al. 2023, algorithm 1).
+    """Trim, elect signs, and average what agrees (TIES; Yadav et al. 2023, algorithm 1).
 
     Each vector keeps its largest entries τ̂_t; γ = sgn(Σ_t τ̂_t) elects a sign per parameter; τ_m is
     the mean of those non-zero τ̂_t whose sign is γ.
@@ -52,7 +52,7 @@ def ties(vectors: Sequence[TaskVector], keep: float) -> TaskVector:
 
 
 def dare(vectors: Sequence[TaskVector], drop: float, seed: int) -> TaskVector:
-    """Drop entries at random, rescale the rest, and sum (DARE, Yu et al. 2024, section 3.2).
+    """Drop entries at random, rescale the rest, and sum (DARE; Yu et al. 2024, arXiv 2311.03099).
 
     m_t ~ Bernoulli(p) and τ̂_t = (1 − m_t) ⊙ τ_t / (1 − p), whose expectation is τ_t.
 
@@ -74,10 +74,10 @@ def dare(vectors: Sequence[TaskVector], drop: float, seed: int) -> TaskVector:
 
 
 def breadcrumbs(vectors: Sequence[TaskVector], low: float, high: float) -> TaskVector:
-    """Mask outliers and small entries per tensor, and sum (Davari & Belilovsky 2024, section 3).
+    """Mask each tensor's outliers and small entries, and sum (Breadcrumbs; arXiv 2312.06795).
 
-    m_t is 1 where |τ_t| lies above the share β of its tensor's smallest entries and within the
-    share γ, and τ_m = Σ_t m_t ⊙ τ_t.
+    Davari & Belilovsky 2024: m_t is 1 where |τ_t| lies above the share β of its tensor's smallest
+    entries and within the share γ, and τ_m = Σ_t m_t ⊙ τ_t.
 
     Args:
         vectors: The task vectors.
@@ -97,10 +97,10 @@ def breadcrumbs(vectors: Sequence[TaskVector], low: float, high: float) -> TaskV
 
 
 def consensus(vectors: Sequence[TaskVector], threshold: float, agreeing: int) -> TaskVector:
-    """Keep the parameters that several tasks need (consensus, Wang et al. 2024a, sections 3–4).
+    """Keep the parameters that several tasks need (consensus merging; arXiv 2405.07813).
 
-    With the sum τ_s = Σ_t τ_t, task t needs the parameters where |τ_t| ≥ λ·|τ_s − τ_t| (its TALL
-    mask); τ_m is τ_s where at least k tasks need it, and 0 elsewhere.
+    Wang et al. 2024: with the sum τ_s = Σ_t τ_t, task t needs the parameters where
+    |τ_t| ≥ λ·|τ_s − τ_t| (its TALL mask); τ_m is τ_s where at least k tasks need it, 0 elsewhere.
 
     Args:
         vectors: The task vectors.
@@ -120,7 +120,7 @@ def consensus(vectors: Sequence[TaskVector], threshold: float, agreeing: int) ->
 
 
 def tsv(vectors: Sequence[TaskVector]) -> TaskVector:
-    """Merge decorrelated singular vectors (TSV-Merge, Gargiulo et al. 2025, section 3).
+    """Merge decorrelated singular vectors (TSV-Merge; Gargiulo et al. 2025, arXiv 2412.00081).
 
     For each weight matrix τ_t = U_t Σ_t V_tᵀ the r/T leading singular triplets of every task are
     put side by side: U = [U_1 … U_T], Σ = diag(Σ_1 … Σ_T), V likewise. U and V are replaced by the
@@ -145,7 +145,7 @@ def tsv(vectors: Sequence[TaskVector]) -> TaskVector:
 
 
 def iso_c(vectors: Sequence[TaskVector]) -> TaskVector:
-    """Give the summed matrices a flat spectrum (Iso-C, Marczak et al. 2025, section 4).
+    """Give the summed matrices a flat spectrum (Iso-C; Marczak et al. 2025, arXiv 2502.04959).
 
     For each weight matrix Σ_t τ_t = U diag(σ) Vᵀ, and τ_m = σ̄·U Vᵀ with σ̄ the mean of σ. Tensors
     that are not matrices are averaged.
@@ -165,7 +165,7 @@ def iso_c(vectors: Sequence[TaskVector]) -> TaskVector:
 
 
 def lines(vectors: Sequence[TaskVector], slope: float) -> TaskVector:
-    """Scale the sum more in deeper layers (LiNeS, Wang et al. 2024b, section 4).
+    """Scale the sum more in deeper layers (LiNeS; Wang et al. 2025, arXiv 2410.17146).
 
     With layers l = 1 … L, τ_m is Σ_t τ_t times 1 + β·(l − 1)/(L − 1) in layer l. What stands before
     the first block counts as the first layer, what stands after the last one as the last.

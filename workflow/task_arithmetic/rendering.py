@@ -6,12 +6,12 @@ by task below it. Means, spreads and the marking of the best are the same for bo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -108,10 +108,7 @@ def render(
         part of a mean unsaid: the cell says of how many of how many it is the mean.
     """
     layout, rows = LAYOUTS[name], _with_pretrained(name, table, singles)
-    markup, bold = {
-        "markdown": (_markdown, "**{}**"),
-        "latex": (partial(_latex, name), r"\textbf{{{}}}"),
-    }[format]
+    markup, bold = _markup(name, format)
     models, seeds, modes = axes(rows)
     of = {model: rows[rows["model"] == model] for model in models}
     methods = [MODES.get(mode, mode) for mode in modes]
@@ -120,7 +117,7 @@ def render(
     columns = [_compare(of[model], metric, modes, bold) for model, metric in measures]
     heads = ["Method", *(metric.heading for _, metric in measures)]
     lines = [list(line) for line in zip(methods, *columns, strict=True)]
-    caption = f"{layout.caption}; {_spread(len(tasks), len(seeds))}. {_legend(lines)}"
+    caption = f"{layout.caption}; {_spread(len(tasks), len(seeds))}. {_legend(lines)}".strip()
     sheets = [_Sheet(layout.title, caption, [model for model, _ in measures], [heads, *lines])]
 
     for model, metric in product(models, layout.per_task):
@@ -136,6 +133,43 @@ def render(
     return markup(sheets)
 
 
+def render_grid(
+    name: str,
+    layout: Layout,
+    table: pd.DataFrame,
+    lines: Mapping[str, Mapping[Any, str]],
+    format: Literal["markdown", "latex"],
+) -> str:
+    """Lay a tidy table out with other lines than modes, which become groups of columns.
+
+    Args:
+        name: Name of the table, for its label.
+        layout: Title, caption and the columns of each group; its tables by task are not used.
+        table: Rows with model, seed, mode, the columns of the layout and that of the lines.
+        lines: The column whose values are the lines, with the heading of each, in order.
+        format: The markup language.
+
+    Returns:
+        The text of the file, with the marks that `render` describes.
+    """
+    markup, bold = _markup(name, format)
+    models, seeds, modes = axes(table)
+    ((column, headings),) = lines.items()
+    of = {
+        f"{model}, {MODES.get(mode, mode)}": part.assign(mode=part[column])
+        for model, mode in product(models, modes)
+        if len(part := table[(table["model"] == model) & (table["mode"] == mode)])
+    }
+    measures = list(product(of, layout.summary))
+    columns = [_compare(of[group], metric, list(headings), bold) for group, metric in measures]
+    heads = [column.capitalize(), *(metric.heading for _, metric in measures)]
+    cells = [list(line) for line in zip(headings.values(), *columns, strict=True)]
+    note = "One seed" if len(seeds) == 1 else f"Mean ± std over n = {len(seeds)} seeds"
+    caption = f"{layout.caption}. {note}. {_legend(cells)}".strip()
+    groups = [group for group, _ in measures]
+    return markup([_Sheet(layout.title, caption, groups, [heads, *cells])])
+
+
 def show(paths: Iterable[Path], console: Console | None = None) -> None:
     """Print the summaries of rendered tables, and where to read the same task by task.
 
@@ -148,6 +182,14 @@ def show(paths: Iterable[Path], console: Console | None = None) -> None:
         summary = Path(path).read_text(encoding="utf-8").partition("\n### ")[0]
         console.print(Markdown(summary))
         console.print(f"Task by task: {path}\n", highlight=False, soft_wrap=True)
+
+
+def _markup(name: str, format: str) -> tuple[Callable[[list[_Sheet]], str], str]:
+    """Return what writes sheets in a markup language, and its pattern of bold text."""
+    return {
+        "markdown": (_markdown, "**{}**"),
+        "latex": (partial(_latex, name), r"\textbf{{{}}}"),
+    }[format]
 
 
 def _with_pretrained(name: str, table: pd.DataFrame, singles: pd.DataFrame | None) -> pd.DataFrame:
@@ -176,7 +218,7 @@ def _compare(rows: pd.DataFrame, metric: Metric, modes: list[str], bold: str) ->
         values = values * 100 if metric.percent else values
         known, total = values.notna().sum(), len(values)
         if not known:
-            cells.append("–" if mode == "pretrained" else "infeasible")
+            cells.append("–" if mode == "pretrained" or not total else "infeasible")
             continue
         by_seed = values.groupby(level="seed").mean().dropna()
         places = 1 if metric.percent else 2
@@ -224,18 +266,21 @@ def _spread(tasks: int, seeds: int) -> str:
 
 def _legend(lines: list[list[str]]) -> str:
     """Return what the marks that the cells bear mean."""
-    text = "Bold: best method."
-    if any("≈" in cell for line in lines for cell in line):
-        text += (
-            " ≈: within noise of the best (nearer than twice the standard error of the difference,"
+    cells = [cell for line in lines for cell in line[1:]]
+    meanings = []
+    if any("**" in cell or "textbf" in cell for cell in cells):
+        meanings.append("Bold: best method.")
+    if any("≈" in cell for cell in cells):
+        meanings.append(
+            "≈: within noise of the best (nearer than twice the standard error of the difference,"
             " from the number of test images and the spread over seeds)."
         )
-    if any("infeasible" in cell or " of " in cell for line in lines for cell in line):
-        text += (
-            " Infeasible: no coefficient keeps the control accuracy on validation data;"
+    if any("infeasible" in cell or " of " in cell for cell in cells):
+        meanings.append(
+            "Infeasible: no coefficient keeps the control accuracy on validation data;"
             " (k of n): mean over the k edits of n for which one does."
         )
-    return text
+    return " ".join(meanings)
 
 
 def _markdown(sheets: list[_Sheet]) -> str:
