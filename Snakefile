@@ -11,6 +11,7 @@ if "datasets" not in config:
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/common_merging.smk"
 
 
 pathvars:
@@ -27,6 +28,7 @@ include: "workflow/rules/finetune.smk"
 include: "workflow/rules/edits.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/merging.smk"
 
 
 rule all_tables:
@@ -38,12 +40,19 @@ rule all_tables:
 rule all_figures:
     input:
         get_figures(),
+        get_merging_figures(),
+
+
+rule all_analyses:
+    input:
+        get_merging_tables(),
 
 
 rule all:
     input:
         rules.all_tables.input,
         rules.all_figures.input,
+        rules.all_analyses.input,
 
 
 onsuccess:

@@ -112,3 +112,17 @@ def read_images(path: Path, size: int, class_names: list[str]) -> tuple[Any, Any
             f"{path}: expected the head's classes {class_names}, found {list(split.class_names)}"
         )
     return split.images, split.labels
+
+
+def read_examples(
+    datasets: list[str], split: str, paths: list[Path], heads: list[Path], size: int
+) -> list[Any]:
+    """Return `measuring.Examples` of one split of several datasets."""
+    from task_arithmetic.measuring import Examples
+
+    examples = []
+    for dataset, path, head in zip(datasets, paths, heads, strict=True):
+        weight, class_names = read_head(head, dataset)
+        images, labels = read_images(path, size, class_names)
+        examples.append(Examples(dataset, split, images, labels, weight))
+    return examples

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from task_arithmetic.curves import Edit, count_correct, curve_frame, curve_rows, tangent_correct
 from task_arithmetic.encoders import Encoder
 from task_arithmetic.features import edited_features, first_order_features
+from task_arithmetic.subsets import ensemble_correct
 from task_arithmetic.vectors import TaskVector
 
 
@@ -78,6 +79,33 @@ class Bench:
             for place, of in enumerate(examples):
                 total = len(of.labels)
                 rows += curve_rows(edit, of.dataset, of.split, total, correct[name, place])
+        return curve_frame(rows)
+
+    def measure_ensemble(
+        self, vectors: Mapping[str, TaskVector], examples: Sequence[Examples]
+    ) -> pd.DataFrame:
+        """Measure the ensemble of the outputs of all non-linear single-task models θ0 + τ_t.
+
+        Args:
+            vectors: The task vectors.
+            examples: The dataset splits to measure it on.
+
+        Returns:
+            Rows of the edit `ensemble` with the columns `curves.CURVE_COLUMNS`; α is missing.
+        """
+        images = [of.images for of in examples]
+        outputs = [
+            features
+            for task, vector in vectors.items()
+            for _, features in edited_features(
+                self.encoder, vector, [1.0], images, self.batch_size, f"model of {task}"
+            )
+        ]
+        edit = Edit(self.encoder.model, self.seed, self.mode, "ensemble", {})
+        rows = []
+        for of, models in zip(examples, zip(*outputs, strict=True), strict=True):
+            correct = {np.nan: ensemble_correct(models, of.labels, of.head)}
+            rows += curve_rows(edit, of.dataset, of.split, len(of.labels), correct)
         return curve_frame(rows)
 
     def _nonlinear(

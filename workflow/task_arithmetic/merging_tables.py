@@ -6,10 +6,14 @@ and gives one tidy observation per row; the layouts say how `rendering` shows th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import comb
+from typing import Literal
+
 import pandas as pd
 
-from task_arithmetic.rendering import Layout, Metric
-from task_arithmetic.tables import standard_error, with_normalized
+from task_arithmetic.rendering import Layout, Metric, render_cells, render_grid
+from task_arithmetic.tables import axes, standard_error, with_normalized
 
 # Method: heading, and the paper that it is from.
 METHODS = {
@@ -25,6 +29,8 @@ METHODS = {
     "per_task": ("Sum, one α per task", "extends Ilharco et al. 2023, arXiv 2212.04089"),
     "ensemble": ("Ensemble of T models", "Ilharco et al. 2023, arXiv 2212.04089"),
 }
+
+ACCURACIES = ["accuracy", "accuracy_se", "normalized_accuracy", "normalized_accuracy_se"]
 
 _NORMALIZED = Metric("normalized_accuracy", "Normalized (↑)", "max")
 _ABSOLUTE = Metric("accuracy", "Absolute (↑)", "max")
@@ -60,7 +66,116 @@ def merging(tests: pd.DataFrame, singles: pd.DataFrame) -> pd.DataFrame:
     return with_accuracies(rows, singles)[[*keys, "alpha", *ACCURACIES]]
 
 
-ACCURACIES = ["accuracy", "accuracy_se", "normalized_accuracy", "normalized_accuracy_se"]
+def subsets(tests: pd.DataFrame, singles: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate the sums over subsets of task vectors, each at its own selected α.
+
+    Args:
+        tests: Test rows; the edit is the subset's tasks joined by `+`.
+        singles: What `tables.single_task` returns.
+
+    Returns:
+        Columns model, seed, mode, size, subset, alpha, task, member (whether the task's vector is
+        in the sum), accuracy and normalized_accuracy, each with its standard error.
+    """
+    rows = tests.rename(columns={"edit": "subset", "dataset": "task"})
+    members = rows["subset"].str.split("+", regex=False)
+    rows["size"] = members.str.len()
+    rows["member"] = [task in names for task, names in zip(rows["task"], members, strict=True)]
+    keys = ["model", "seed", "mode", "size", "subset", "alpha", "task", "member"]
+    return with_accuracies(rows, singles)[[*keys, *ACCURACIES]]
+
+
+def subset_means(table: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
+    """Average normalized accuracy over tasks, one row per subset.
+
+    Args:
+        table: What `subsets` returns.
+        tasks: All tasks.
+
+    Returns:
+        Columns model, seed, mode, size, subset, all (mean over all tasks; missing where the subset
+        was not measured on all of them) and own (mean over the subset's tasks).
+    """
+    keys = ["model", "seed", "mode", "size", "subset"]
+    values = table.groupby(keys, sort=False)["normalized_accuracy"]
+    everywhere = values.mean().where(values.size() == len(tasks))
+    own = table[table["member"]].groupby(keys, sort=False)["normalized_accuracy"].mean()
+    return pd.DataFrame({"all": everywhere, "own": own}).reset_index()
+
+
+def half_width(values: pd.Series, population: int) -> float:
+    """Return the half-width of the 95 % interval of the mean over a sample of subsets.
+
+    Args:
+        values: One value per sampled subset.
+        population: How many subsets there are.
+
+    Returns:
+        1.96·s/√n·√(1 − n/N), by normal approximation with the finite population's correction: 0
+        if all subsets were measured, and missing for a single one of several.
+    """
+    if len(values) >= population:
+        return 0.0
+    return 1.96 * values.std() / len(values) ** 0.5 * (1 - len(values) / population) ** 0.5
+
+
+def render(
+    name: str, table: pd.DataFrame, tasks: Sequence[str], format: Literal["markdown", "latex"]
+) -> str:
+    """Lay out a table of this module.
+
+    Args:
+        name: A function of this module that makes tables.
+        table: What it returns.
+        tasks: The tasks.
+        format: The markup language.
+
+    Returns:
+        The text of the file.
+    """
+    if name == "subsets":
+        return _render_subsets(table, tasks, format)
+    present = {key: heading for key, (heading, _) in METHODS.items() if key in set(table["method"])}
+    return render_grid(name, LAYOUTS[name], table, {"method": present}, format)
+
+
+def _render_subsets(
+    table: pd.DataFrame, tasks: Sequence[str], format: Literal["markdown", "latex"]
+) -> str:
+    means = subset_means(table, tasks)
+    models, seeds, modes = axes(means)
+    cells = {}
+    for (model, mode), part in means.groupby(["model", "mode"]):
+        for column, heading in (("all", "All tasks"), ("own", "Own tasks")):
+            of_size = part.dropna(subset=column).groupby("size")[column]
+            cells[model, mode, heading] = {
+                size: _interval(values, comb(len(tasks), size) * len(seeds))
+                for size, values in of_size
+            }
+    ordered = [
+        (model, mode, heading)
+        for model in models
+        for mode in modes
+        for heading in ("All tasks", "Own tasks")
+        if (model, mode, heading) in cells
+    ]
+    frame = pd.DataFrame(cells, index=range(1, len(tasks) + 1)).fillna("–")[ordered]
+    frame.index.name = "tasks"
+    return render_cells(
+        "subsets",
+        "Sums over subsets",
+        "Normalized test accuracy (%) of one model edited with the sum over a subset of the task"
+        " vectors: mean over subsets of each size, of the mean over all tasks and over the"
+        " subset's own. ±: half-width of the 95 % interval where subsets are a sample of their"
+        " size; no ± where all are measured (or one alone).",
+        frame,
+        format,
+    )
+
+
+def _interval(values: pd.Series, population: int) -> str:
+    width = half_width(values, population)
+    return f"{100 * values.mean():.1f}" + (f" ± {100 * width:.1f}" if width > 0 else "")
 
 
 def with_accuracies(rows: pd.DataFrame, singles: pd.DataFrame) -> pd.DataFrame:

@@ -152,22 +152,50 @@ def render_grid(
     Returns:
         The text of the file, with the marks that `render` describes.
     """
-    markup, bold = _markup(name, format)
+    _, bold = _markup(name, format)
     models, seeds, modes = axes(table)
     ((column, headings),) = lines.items()
     of = {
-        f"{model}, {MODES.get(mode, mode)}": part.assign(mode=part[column])
+        (model, mode): part.assign(mode=part[column])
         for model, mode in product(models, modes)
         if len(part := table[(table["model"] == model) & (table["mode"] == mode)])
     }
-    measures = list(product(of, layout.summary))
-    columns = [_compare(of[group], metric, list(headings), bold) for group, metric in measures]
-    heads = [column.capitalize(), *(metric.heading for _, metric in measures)]
-    cells = [list(line) for line in zip(headings.values(), *columns, strict=True)]
+    cells = {
+        (*group, metric.heading): _compare(part, metric, list(headings), bold)
+        for group, part in of.items()
+        for metric in layout.summary
+    }
+    frame = pd.DataFrame(cells, index=pd.Index(headings.values(), name=column))
     note = "One seed" if len(seeds) == 1 else f"Mean ± std over n = {len(seeds)} seeds"
-    caption = f"{layout.caption}. {note}. {_legend(cells)}".strip()
-    groups = [group for group, _ in measures]
-    return markup([_Sheet(layout.title, caption, groups, [heads, *cells])])
+    return render_cells(name, layout.title, f"{layout.caption}. {note}.", frame, format)
+
+
+def render_cells(
+    name: str,
+    title: str,
+    caption: str,
+    cells: pd.DataFrame,
+    format: Literal["markdown", "latex"],
+) -> str:
+    """Write a table of ready cells.
+
+    Args:
+        name: Name of the table, for its label.
+        title: Its title.
+        caption: What it shows; the meaning of marks is added.
+        cells: Texts; the index holds the headings of the lines, the columns are (model, mode,
+            heading).
+        format: The markup language.
+
+    Returns:
+        The text of the file.
+    """
+    markup, _ = _markup(name, format)
+    groups = [f"{model}, {MODES.get(mode, mode)}" for model, mode, _ in cells.columns]
+    heads = [str(cells.index.name).capitalize(), *(heading for *_, heading in cells.columns)]
+    lines = [[str(heading), *line] for heading, line in zip(cells.index, cells.values, strict=True)]
+    caption = f"{caption} {_legend(lines)}".strip()
+    return markup([_Sheet(title, caption, groups, [heads, *lines])])
 
 
 def show(paths: Iterable[Path], console: Console | None = None) -> None:

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
+
+from task_arithmetic.coefficients import select_addition
+from task_arithmetic.curves import Edit, curve_frame, curve_rows
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,101 @@ class TangentLogits:
             for alpha in alphas
         ]
         return np.array(counts)
+
+
+@dataclass(frozen=True)
+class TangentSums:
+    """All sums of the task vectors of one tangent mode, on every task.
+
+    Attributes:
+        model: The encoder's name.
+        seed: The seed of the fine-tuned models.
+        mode: `posthoc` or `linear`.
+        validation: Validation logits by task; their moves are in the order of the keys.
+        test: Test logits by task, likewise.
+    """
+
+    model: str
+    seed: int
+    mode: str
+    validation: Mapping[str, TangentLogits]
+    test: Mapping[str, TangentLogits]
+
+    def subsets(self, alphas: Sequence[float], singles: pd.DataFrame) -> pd.DataFrame:
+        """Measure the sum over every subset on every task, at the subset's own α.
+
+        Args:
+            alphas: The grid that α is chosen from, on the validation images of the subset's tasks.
+            singles: Rows of the fine-tuned models, for normalization.
+
+        Returns:
+            Test rows with the columns `curves.CURVE_COLUMNS`; the edit is the tasks joined by `+`.
+        """
+        tasks, rows = list(self.test), []
+        for subset in all_subsets(tasks):
+            name, member = "+".join(subset), indicator(subset, tasks).astype(float)
+            curve = self._frame(
+                name,
+                self.validation,
+                {
+                    task: dict(
+                        zip(alphas, self.validation[task].along(member, alphas), strict=True)
+                    )
+                    for task in subset
+                },
+            )
+            alpha = select_addition(curve, singles).alpha
+            counts = {task: {alpha: of.correct(alpha * member)} for task, of in self.test.items()}
+            rows.append(self._frame(name, self.test, counts))
+        return pd.concat(rows, ignore_index=True)
+
+    def per_task(
+        self, start: float, grid: Sequence[float], sweeps: int, singles: pd.DataFrame
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Choose one α per task by coordinate search, and measure the sum on every task.
+
+        Args:
+            start: The tied α that the search starts from.
+            grid: The values that a coefficient may take.
+            sweeps: The most sweeps over the tasks.
+            singles: Rows of the fine-tuned models, for normalization.
+
+        Returns:
+            Test rows of the edit `per_task`, whose α is missing; and the chosen coefficients, one
+            row per task, with the tied one beside them.
+        """
+        own = singles[(singles.split == "validation") & (singles.alpha == 1)]
+        best, _ = coordinate_search(
+            self.validation,
+            own.set_index("dataset").accuracy.to_dict(),
+            np.full(len(self.validation), start),
+            grid,
+            sweeps,
+        )
+        counts = {task: {np.nan: of.correct(best)} for task, of in self.test.items()}
+        coefficients = pd.DataFrame({
+            "model": self.model,
+            "seed": self.seed,
+            "mode": self.mode,
+            "task": list(self.validation),
+            "alpha": best,
+            "tied": start,
+        })
+        return self._frame("per_task", self.test, counts), coefficients
+
+    def _frame(
+        self,
+        name: str,
+        logits: Mapping[str, TangentLogits],
+        correct: Mapping[str, Mapping[float, int]],
+    ) -> pd.DataFrame:
+        edit = Edit(self.model, self.seed, self.mode, name, {})
+        split = "test" if logits is self.test else "validation"
+        return curve_frame([
+            row
+            for task, counts in correct.items()
+            for row in curve_rows(edit, task, split, len(logits[task].labels), counts)
+        ])
 
 
 def tangent_logits(

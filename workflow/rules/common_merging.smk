@@ -1,0 +1,150 @@
+"""Functions of the rules that analyse sums of task vectors; an analysis without its section in the
+configuration is left out."""
+
+# Analysis: its tables, and its figures.
+MERGING_TABLES = {"merging": ["merging"], "subsets": ["subsets"]}
+MERGING_FIGURES = {"merging": ["merging_methods"], "subsets": ["pairs", "subsets"]}
+
+
+wildcard_constraints:
+    merging_table="|".join(sum(MERGING_TABLES.values(), [])),
+    merging_figure="|".join(sum(MERGING_FIGURES.values(), [])),
+
+
+def get_mode_vectors(wildcards):
+    """Return the task vectors that a mode moves along, one per task."""
+    mode = getattr(wildcards, "mode", "nonlinear")
+    return expand(
+        "<results>/vectors/{{model}}/{{seed}}/{vector_mode}/{task}.safetensors",
+        vector_mode=VECTOR_MODES[mode],
+        task=TASKS,
+    )
+
+
+def get_mode_singles(wildcards):
+    """Return the accuracies of the single-task models of a mode."""
+    mode = getattr(wildcards, "mode", getattr(wildcards, "tangent_mode", "nonlinear"))
+    return expand(
+        "<results>/edits/{{model}}/{{seed}}/{mode}/{place}/accuracy.csv",
+        mode=mode,
+        place=SINGLES if mode == "nonlinear" else ["all"],
+    )
+
+
+def get_task_files(name):
+    """Return one file per task, such as its head or the images of a split."""
+    return expand(name, task=TASKS)
+
+
+def get_merge_settings(wildcards):
+    """Return the methods that merge the task vectors of a mode, and the grid of α."""
+    return canonical_json(
+        {
+            "model": wildcards.model,
+            "seed": int(wildcards.seed),
+            "mode": wildcards.mode,
+            "tasks": TASKS,
+            "methods": config["merging"]["methods"],
+            "coefficients": config["merging"]["coefficients"],
+            "batch_size": config["evaluation"]["batch_size"],
+        }
+    )
+
+
+def get_subsets_settings(wildcards):
+    """Return which sums over subsets are measured by network passes."""
+    return canonical_json(
+        {
+            "model": wildcards.model,
+            "seed": int(wildcards.seed),
+            "mode": "nonlinear",
+            "tasks": TASKS,
+            "coefficients": config["subsets"]["coefficients"],
+            "samples": config["subsets"]["samples"],
+            "batch_size": config["evaluation"]["batch_size"],
+        }
+    )
+
+
+def get_tangent_subsets_settings(wildcards):
+    """Return how the sums over all subsets are computed from stored features."""
+    return canonical_json(
+        {
+            "model": wildcards.model,
+            "seed": int(wildcards.seed),
+            "mode": wildcards.tangent_mode,
+            "vector_mode": VECTOR_MODES[wildcards.tangent_mode],
+            "tasks": TASKS,
+            "coefficients": config["subsets"]["coefficients"],
+            "grid": config["coefficients"],
+            "sweeps": config["subsets"]["sweeps"],
+        }
+    )
+
+
+def get_analysis_files(analysis, name, modes=None):
+    """Return one kind of file of an analysis, over all models, seeds and modes."""
+    if analysis not in config:
+        return []
+    return expand(
+        "<results>/{analysis}/{model}/{seed}/{mode}/{name}.csv",
+        analysis=analysis,
+        model=config["models"],
+        seed=config["seeds"],
+        mode=config["modes"] if modes is None else modes,
+        name=name,
+    )
+
+
+def get_merging_measured(wildcards):
+    """Return the measurements that a table of these analyses joins."""
+    tangent = [mode for mode in config["modes"] if mode in TANGENT_MODES]
+    return {
+        "merging": [
+            *get_analysis_files("merging", "test"),
+            *get_analysis_files("subsets", "ensemble"),
+            *get_analysis_files("subsets", "per_task", tangent),
+        ],
+        "subsets": get_analysis_files("subsets", "subsets"),
+    }[wildcards.merging_table]
+
+
+def get_merging_figure_tables(wildcards):
+    """Return the tables that a figure of these analyses draws."""
+    tables = {
+        "merging_methods": ["merging"],
+        "pairs": ["subsets"],
+        "subsets": ["subsets"],
+    }[wildcards.merging_figure]
+    return expand("<results>/tables/{table}.csv", table=tables)
+
+
+def get_merging_table_settings():
+    """Return what these tables and figures show: the tasks in their configured order."""
+    return canonical_json({"tasks": config["tasks"], "control": config["control"]})
+
+
+def get_merging_tables():
+    """Return the tables of the configured analyses in all formats."""
+    tables = [
+        table
+        for name, tables in MERGING_TABLES.items()
+        if name in config
+        for table in tables
+    ]
+    return expand(
+        "<results>/tables/{table}.{format}", table=tables, format=["csv", "md", "tex"]
+    )
+
+
+def get_merging_figures():
+    """Return the figures of the configured analyses in all formats."""
+    figures = [
+        figure
+        for name, figures in MERGING_FIGURES.items()
+        if name in config
+        for figure in figures
+    ]
+    return expand(
+        "<results>/figures/{figure}.{format}", figure=figures, format=["png", "pdf"]
+    )

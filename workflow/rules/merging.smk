@@ -1,0 +1,158 @@
+rule merge:
+    input:
+        encoder="<results>/encoders/{model}/encoder.safetensors",
+        vectors=get_mode_vectors,
+        heads=get_task_files("<results>/heads/{{model}}/{task}.safetensors"),
+        validation=get_task_files("<results>/datasets/{task}/validation.parquet"),
+        test=get_task_files("<results>/datasets/{task}/test.parquet"),
+        singles=get_mode_singles,
+    output:
+        curves="<results>/merging/{model}/{seed}/{mode}/validation.csv",
+        selection="<results>/merging/{model}/{seed}/{mode}/selection.csv",
+        test="<results>/merging/{model}/{seed}/{mode}/test.csv",
+    log:
+        "<logs>/merging/{model}/{seed}/{mode}.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=240,
+    params:
+        settings=get_merge_settings,
+        code=code_digest("merging", "measuring", "datasets", "coefficients"),
+    message:
+        "merged models, {wildcards.mode}, seed {wildcards.seed}"
+    shell:
+        "task-arithmetic merge --settings {params.settings:q} --encoder {input.encoder}"
+        " --vectors '{input.vectors}' --heads '{input.heads}'"
+        " --validation '{input.validation}' --test '{input.test}' --singles '{input.singles}'"
+        " --curves {output.curves} --selection {output.selection} --output {output.test}"
+        " --threads {threads} --log {log}"
+
+
+rule nonlinear_subsets:
+    input:
+        encoder="<results>/encoders/{model}/encoder.safetensors",
+        vectors=get_mode_vectors,
+        heads=get_task_files("<results>/heads/{{model}}/{task}.safetensors"),
+        validation=get_task_files("<results>/datasets/{task}/validation.parquet"),
+        test=get_task_files("<results>/datasets/{task}/test.parquet"),
+        singles=get_mode_singles,
+    output:
+        subsets="<results>/subsets/{model}/{seed}/nonlinear/subsets.csv",
+        ensemble="<results>/subsets/{model}/{seed}/nonlinear/ensemble.csv",
+    log:
+        "<logs>/subsets/{model}/{seed}/nonlinear.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=240,
+    params:
+        settings=get_subsets_settings,
+        code=code_digest("measuring", "datasets"),
+    message:
+        "sums over subsets, nonlinear, seed {wildcards.seed}"
+    shell:
+        "task-arithmetic subsets --settings {params.settings:q} --encoder {input.encoder}"
+        " --vectors '{input.vectors}' --heads '{input.heads}'"
+        " --validation '{input.validation}' --test '{input.test}' --singles '{input.singles}'"
+        " --output {output.subsets} --ensemble {output.ensemble} --threads {threads} --log {log}"
+
+
+rule tangent_subsets:
+    input:
+        manifests=get_task_files("<results>/features/{{model}}/{{seed}}/{task}.json"),
+        heads=get_task_files("<results>/heads/{{model}}/{task}.safetensors"),
+        singles=get_mode_singles,
+    output:
+        subsets="<results>/subsets/{model}/{seed}/{tangent_mode}/subsets.csv",
+        ensemble="<results>/subsets/{model}/{seed}/{tangent_mode}/ensemble.csv",
+        per_task="<results>/subsets/{model}/{seed}/{tangent_mode}/per_task.csv",
+        coefficients="<results>/subsets/{model}/{seed}/{tangent_mode}/coefficients.csv",
+    log:
+        "<logs>/subsets/{model}/{seed}/{tangent_mode}.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        settings=get_tangent_subsets_settings,
+        code=code_digest("subsets", "columns"),
+        store=COLUMN_STORE,
+    message:
+        "sums over all subsets, {wildcards.tangent_mode}, seed {wildcards.seed}"
+    shell:
+        "task-arithmetic tangent-subsets --settings {params.settings:q} --store {params.store}"
+        " --manifests '{input.manifests}' --heads '{input.heads}' --singles '{input.singles}'"
+        " --output {output.subsets} --ensemble {output.ensemble} --per-task {output.per_task}"
+        " --coefficients {output.coefficients} --log {log}"
+
+
+rule merging_table:
+    input:
+        measured=get_merging_measured,
+        singles="<results>/tables/single_task.csv",
+    output:
+        csv=report(
+            "<results>/tables/{merging_table}.csv",
+            caption="../report/merging_table.rst",
+            category="Tables",
+            labels={"table": "{merging_table}"},
+        ),
+        markdown="<results>/tables/{merging_table}.md",
+        latex="<results>/tables/{merging_table}.tex",
+    log:
+        "<logs>/tables/{merging_table}.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=get_merging_table_settings(),
+        code=code_digest("merging_tables"),
+    message:
+        "table {wildcards.merging_table}"
+    shell:
+        "task-arithmetic merging-table {wildcards.merging_table}"
+        " --settings {params.settings:q} --measured '{input.measured}'"
+        " --singles {input.singles} --csv {output.csv} --markdown {output.markdown}"
+        " --latex {output.latex} --log {log}"
+
+
+rule merging_figure:
+    input:
+        tables=get_merging_figure_tables,
+    output:
+        png=report(
+            "<results>/figures/{merging_figure}.png",
+            caption="../report/merging_figure.rst",
+            category="Figures",
+            labels={"figure": "{merging_figure}"},
+        ),
+        pdf="<results>/figures/{merging_figure}.pdf",
+    log:
+        "<logs>/figures/{merging_figure}.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=get_merging_table_settings(),
+        code=code_digest("merging_figures"),
+    message:
+        "figure {wildcards.merging_figure}"
+    shell:
+        "task-arithmetic merging-figure {wildcards.merging_figure}"
+        " --settings {params.settings:q} --tables '{input.tables}'"
+        " --png {output.png} --pdf {output.pdf} --log {log}"

@@ -1,0 +1,146 @@
+"""Figures of merging methods and of sums over subsets, in the style of `figures`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import comb
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from task_arithmetic.figures import GREY, _legend, _looks, _of, _panels, _styled
+from task_arithmetic.merging_tables import METHODS, half_width, subset_means
+from task_arithmetic.tables import MODES, axes
+
+
+@_styled
+def merging_methods(table: pd.DataFrame) -> Figure:
+    """Draw the mean normalized test accuracy of every merging method, by mode.
+
+    One panel per model. A bar reaches two standard errors to both sides (test images, and spread
+    over seeds).
+
+    Args:
+        table: What `merging_tables.merging` returns.
+
+    Returns:
+        The figure.
+    """
+    models, _, modes = axes(table)
+    methods = [name for name in METHODS if name in set(table["method"])]
+    figure, panels = _panels(1, len(models))
+    figure.set_size_inches(max(4.6, 3.6 * len(models)), 1.2 + 0.28 * len(methods))
+    offsets = dict(zip(modes, np.linspace(-0.2, 0.2, len(modes)), strict=True))
+    for panel, model in zip(panels[0], models, strict=True):
+        for mode, look in _looks(modes).items():
+            rows = _of(table, model, mode)
+            heights = [place + offsets[mode] for place, _ in enumerate(methods)]
+            means, errors = zip(*(_mean(rows[rows["method"] == m]) for m in methods), strict=True)
+            panel.errorbar(
+                means,
+                heights,
+                xerr=2 * np.array(errors),
+                color=look["color"],
+                marker=look["marker"],
+                linestyle="",
+                elinewidth=0.9,
+            )
+        panel.axhline(0.5, color=GREY, linewidth=0.6)
+        panel.set_yticks(range(len(methods)), [METHODS[name][0] for name in methods])
+        panel.invert_yaxis()
+        panel.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=None))
+        panel.set(title=model, xlabel="Normalized test accuracy (%)")
+        panel.grid(axis="y", visible=False)
+    _legend(figure, modes)
+    return figure
+
+
+@_styled
+def pairs(table: pd.DataFrame) -> Figure:
+    """Draw both normalized accuracies of every model edited with the sum of two task vectors.
+
+    One row per model, one panel per mode; a point per pair and seed, mean over seeds. The upper
+    right corner is a model that does both tasks as well as their own models.
+
+    Args:
+        table: What `merging_tables.subsets` returns.
+
+    Returns:
+        The figure.
+    """
+    own = table[(table["size"] == 2) & table["member"]]
+    models, _, modes = axes(own)
+    figure, panels = _panels(len(models), len(modes))
+    figure.set_size_inches(2.5 * len(modes) + 0.4, 2.5 * len(models) + 0.5)
+    low = own["normalized_accuracy"].min() - 0.02
+    high = max(own["normalized_accuracy"].max(), 1) + 0.02
+    for row, model in zip(panels, models, strict=True):
+        for panel, (mode, look) in zip(row, _looks(modes).items(), strict=True):
+            means = _of(own, model, mode).groupby(["subset", "task"])["normalized_accuracy"].mean()
+            points = means.groupby("subset").agg(["first", "last"])
+            panel.plot(
+                points["first"],
+                points["last"],
+                **(look | {"linestyle": "", "markersize": 4.5, "alpha": 0.75}),
+            )
+            for line in (panel.axhline, panel.axvline):
+                line(1, color=GREY, linewidth=0.9, zorder=1)
+            panel.text(
+                0.04, 0.04, f"mean {means.mean():.1%}", transform=panel.transAxes, color=GREY
+            )
+            panel.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+            panel.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=None))
+            panel.set(title=f"{model}: {MODES.get(mode, mode)}")
+            panel.set_xlabel("Normalized accuracy,\nfirst task (%)")
+        row[0].set_ylabel("Normalized accuracy,\nsecond task (%)")
+    return figure
+
+
+@_styled
+def subsets(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
+    """Draw normalized accuracy against the number of task vectors in the sum.
+
+    One row per model: mean over all tasks on the left, over the tasks of the sum on the right. A
+    line is the mean over subsets; the bars are the 95 % interval of that mean where subsets are a
+    sample, the band reaches from the worst subset to the best.
+
+    Args:
+        table: What `merging_tables.subsets` returns.
+        tasks: All tasks.
+
+    Returns:
+        The figure.
+    """
+    means = subset_means(table, tasks)
+    models, seeds, modes = axes(means)
+    figure, panels = _panels(len(models), 2)
+    for row, model in zip(panels, models, strict=True):
+        for panel, column in zip(row, ("all", "own"), strict=True):
+            for mode, look in _looks(modes).items():
+                of_size = _of(means, model, mode).dropna(subset=column).groupby("size")[column]
+                widths = [half_width(v, comb(len(tasks), size) * len(seeds)) for size, v in of_size]
+                sizes = of_size.mean().index
+                panel.errorbar(sizes, of_size.mean(), yerr=np.nan_to_num(widths), **look)
+                panel.fill_between(
+                    sizes, of_size.min(), of_size.max(), color=look["color"], alpha=0.1, linewidth=0
+                )
+            panel.axhline(1, color=GREY, linewidth=0.9, zorder=1)
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+            panel.set_xlabel("Task vectors in the sum")
+        row[0].set(title=f"{model}: all tasks", ylabel="Normalized test accuracy (%)")
+        row[1].set(title=f"{model}: tasks of the sum")
+    _legend(figure, modes)
+    return figure
+
+
+def _mean(rows: pd.DataFrame) -> tuple[float, float]:
+    """Return the mean normalized accuracy over tasks and seeds, and its standard error."""
+    if rows.empty:
+        return np.nan, np.nan
+    by_seed = rows.groupby("seed")["normalized_accuracy"].mean()
+    squares = (rows["normalized_accuracy_se"] ** 2).groupby(rows["seed"]).sum()
+    of_images = (squares**0.5 / rows.groupby("seed").size()).mean()
+    of_seeds = by_seed.std() / len(by_seed) ** 0.5 if len(by_seed) > 1 else 0.0
+    return by_seed.mean(), float(np.hypot(of_images, of_seeds))
