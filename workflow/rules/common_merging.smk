@@ -2,8 +2,16 @@
 configuration is left out."""
 
 # Analysis: its tables, and its figures.
-MERGING_TABLES = {"merging": ["merging"], "subsets": ["subsets"]}
-MERGING_FIGURES = {"merging": ["merging_methods"], "subsets": ["pairs", "subsets"]}
+MERGING_TABLES = {
+    "merging": ["merging"],
+    "subsets": ["subsets"],
+    "similarity": ["similarity"],
+}
+MERGING_FIGURES = {
+    "merging": ["merging_methods"],
+    "subsets": ["pairs", "subsets"],
+    "similarity": ["cosine_similarity"],
+}
 
 
 wildcard_constraints:
@@ -82,6 +90,32 @@ def get_tangent_subsets_settings(wildcards):
     )
 
 
+def get_trained_modes():
+    """Return the fine-tuning modes whose vectors the configured modes move along."""
+    return sorted({VECTOR_MODES[mode] for mode in config["modes"]})
+
+
+def get_trained_vectors(wildcards):
+    """Return all task vectors, those of all tasks for each fine-tuning mode in turn."""
+    return expand(
+        "<results>/vectors/{{model}}/{{seed}}/{vector_mode}/{task}.safetensors",
+        vector_mode=get_trained_modes(),
+        task=TASKS,
+    )
+
+
+def get_similarity_settings(wildcards):
+    """Return whose task vectors are compared."""
+    return canonical_json(
+        {
+            "model": wildcards.model,
+            "seed": int(wildcards.seed),
+            "tasks": TASKS,
+            "modes": get_trained_modes(),
+        }
+    )
+
+
 def get_analysis_files(analysis, name, modes=None):
     """Return one kind of file of an analysis, over all models, seeds and modes."""
     if analysis not in config:
@@ -106,6 +140,11 @@ def get_merging_measured(wildcards):
             *get_analysis_files("subsets", "per_task", tangent),
         ],
         "subsets": get_analysis_files("subsets", "subsets"),
+        "similarity": expand(
+            "<results>/similarity/{model}/{seed}/cosines.csv",
+            model=config["models"],
+            seed=config["seeds"],
+        ),
     }[wildcards.merging_table]
 
 
@@ -115,36 +154,43 @@ def get_merging_figure_tables(wildcards):
         "merging_methods": ["merging"],
         "pairs": ["subsets"],
         "subsets": ["subsets"],
+        "cosine_similarity": ["similarity"],
     }[wildcards.merging_figure]
     return expand("<results>/tables/{table}.csv", table=tables)
 
 
-def get_merging_table_settings():
-    """Return what these tables and figures show: the tasks in their configured order."""
-    return canonical_json({"tasks": config["tasks"], "control": config["control"]})
+def get_merging_references(wildcards):
+    """Return the tables that a table of these analyses refers to."""
+    tables = {"merging": ["single_task"], "subsets": ["single_task"]}
+    return expand(
+        "<results>/tables/{table}.csv", table=tables.get(wildcards.merging_table, [])
+    )
+
+
+def get_configured(outputs):
+    """Return the tables or figures of the analyses that the configuration has a section of."""
+    # Cosines need no settings, and so no section.
+    return [
+        name
+        for analysis, names in outputs.items()
+        if analysis in config or analysis == "similarity"
+        for name in names
+    ]
 
 
 def get_merging_tables():
     """Return the tables of the configured analyses in all formats."""
-    tables = [
-        table
-        for name, tables in MERGING_TABLES.items()
-        if name in config
-        for table in tables
-    ]
     return expand(
-        "<results>/tables/{table}.{format}", table=tables, format=["csv", "md", "tex"]
+        "<results>/tables/{table}.{format}",
+        table=get_configured(MERGING_TABLES),
+        format=["csv", "md", "tex"],
     )
 
 
 def get_merging_figures():
     """Return the figures of the configured analyses in all formats."""
-    figures = [
-        figure
-        for name, figures in MERGING_FIGURES.items()
-        if name in config
-        for figure in figures
-    ]
     return expand(
-        "<results>/figures/{figure}.{format}", figure=figures, format=["png", "pdf"]
+        "<results>/figures/{figure}.{format}",
+        figure=get_configured(MERGING_FIGURES),
+        format=["png", "pdf"],
     )

@@ -95,10 +95,33 @@ rule tangent_subsets:
         " --coefficients {output.coefficients} --log {log}"
 
 
+rule similarity:
+    input:
+        vectors=get_trained_vectors,
+    output:
+        cosines="<results>/similarity/{model}/{seed}/cosines.csv",
+    log:
+        "<logs>/similarity/{model}/{seed}.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime=60,
+    params:
+        settings=get_similarity_settings,
+        code=code_digest("similarity"),
+    message:
+        "cosine similarity of task vectors, seed {wildcards.seed}"
+    shell:
+        "task-arithmetic similarity --settings {params.settings:q} --vectors '{input.vectors}'"
+        " --output {output.cosines} --log {log}"
+
+
 rule merging_table:
     input:
         measured=get_merging_measured,
-        singles="<results>/tables/single_task.csv",
+        tables=get_merging_references,
     output:
         csv=report(
             "<results>/tables/{merging_table}.csv",
@@ -117,14 +140,12 @@ rule merging_table:
         mem_mb=2000,
         runtime=10,
     params:
-        settings=get_merging_table_settings(),
         code=code_digest("merging_tables"),
     message:
         "table {wildcards.merging_table}"
     shell:
         "task-arithmetic merging-table {wildcards.merging_table}"
-        " --settings {params.settings:q} --measured '{input.measured}'"
-        " --singles {input.singles} --csv {output.csv} --markdown {output.markdown}"
+        " --measured '{input.measured}' --tables '{input.tables}' --csv {output.csv} --markdown {output.markdown}"
         " --latex {output.latex} --log {log}"
 
 
@@ -148,11 +169,9 @@ rule merging_figure:
         mem_mb=2000,
         runtime=10,
     params:
-        settings=get_merging_table_settings(),
         code=code_digest("merging_figures"),
     message:
         "figure {wildcards.merging_figure}"
     shell:
         "task-arithmetic merging-figure {wildcards.merging_figure}"
-        " --settings {params.settings:q} --tables '{input.tables}'"
-        " --png {output.png} --pdf {output.pdf} --log {log}"
+        " --tables '{input.tables}' --png {output.png} --pdf {output.pdf} --log {log}"

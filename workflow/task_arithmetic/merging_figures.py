@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import product
 from math import comb
 
 import numpy as np
@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from task_arithmetic.figures import GREY, _legend, _looks, _of, _panels, _styled
 from task_arithmetic.merging_tables import METHODS, half_width, subset_means
+from task_arithmetic.similarity import ALL_LAYERS
 from task_arithmetic.tables import MODES, axes
 
 
@@ -99,7 +100,7 @@ def pairs(table: pd.DataFrame) -> Figure:
 
 
 @_styled
-def subsets(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
+def subsets(table: pd.DataFrame) -> Figure:
     """Draw normalized accuracy against the number of task vectors in the sum.
 
     One row per model: mean over all tasks on the left, over the tasks of the sum on the right. A
@@ -108,19 +109,18 @@ def subsets(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
 
     Args:
         table: What `merging_tables.subsets` returns.
-        tasks: All tasks.
 
     Returns:
         The figure.
     """
-    means = subset_means(table, tasks)
+    means, tasks = subset_means(table), table["task"].nunique()
     models, seeds, modes = axes(means)
     figure, panels = _panels(len(models), 2)
     for row, model in zip(panels, models, strict=True):
         for panel, column in zip(row, ("all", "own"), strict=True):
             for mode, look in _looks(modes).items():
                 of_size = _of(means, model, mode).dropna(subset=column).groupby("size")[column]
-                widths = [half_width(v, comb(len(tasks), size) * len(seeds)) for size, v in of_size]
+                widths = [half_width(v, comb(tasks, size) * len(seeds)) for size, v in of_size]
                 sizes = of_size.mean().index
                 panel.errorbar(sizes, of_size.mean(), yerr=np.nan_to_num(widths), **look)
                 panel.fill_between(
@@ -132,6 +132,55 @@ def subsets(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
         row[0].set(title=f"{model}: all tasks", ylabel="Normalized test accuracy (%)")
         row[1].set(title=f"{model}: tasks of the sum")
     _legend(figure, modes)
+    return figure
+
+
+@_styled
+def cosine_similarity(table: pd.DataFrame) -> Figure:
+    """Draw cosines between task vectors: over all parameters, and of each pair in each layer.
+
+    One row per model and fine-tuning mode: a square of tasks on the left, pairs by layers on the
+    right. Means over seeds; blue is alike, red is opposed.
+
+    Args:
+        table: What `merging_tables.similarity` returns.
+
+    Returns:
+        The figure.
+    """
+    models, _, modes = axes(table)
+    rows = list(product(models, modes))
+    means = table.groupby(["model", "mode", "layer", "first", "second"], sort=False)[
+        "cosine"
+    ].mean()
+    figure = Figure(figsize=(8.6, 0.4 + 3.3 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(1, 1.35))
+    # One scale for all, so that shades compare; it is set by the greatest of the cosines.
+    shades = {"cmap": "RdBu", "vmin": -means.abs().max(), "vmax": means.abs().max()}
+    for row, (model, mode) in zip(panels, rows, strict=True):
+        by_layer = means[model, mode].unstack("layer", sort=False)
+        square = by_layer[ALL_LAYERS].unstack("second")
+        tasks = sorted({*square.index, *square.columns})
+        square = square.reindex(index=tasks, columns=tasks)
+        square = square.fillna(square.T)
+        row[0].imshow(square, **shades)
+        for (y, x), value in np.ndenumerate(square.to_numpy()):
+            if y != x:
+                dark = abs(value) > 0.6 * shades["vmax"]
+                colour = "white" if dark else "black"
+                row[0].text(x, y, f"{value:.2f}", ha="center", va="center", color=colour, size=6.5)
+        row[0].set_xticks(range(len(tasks)), tasks, rotation=90)
+        row[0].set_yticks(range(len(tasks)), tasks)
+        row[0].set_title(f"{model}: {MODES.get(mode, mode)}, all layers")
+        layers = by_layer.drop(columns=ALL_LAYERS).sort_index()
+        shaded = row[1].imshow(layers.T, aspect="auto", **shades)
+        pairs = [f"{first}, {second}" for first, second in layers.index]
+        row[1].set_xticks(range(len(pairs)), pairs, rotation=90, size=6)
+        row[1].set_yticks(range(layers.shape[1]), layers.columns)
+        row[1].set_title(f"{model}: {MODES.get(mode, mode)}, by layer")
+        for panel in row:
+            panel.grid(visible=False)
+        figure.colorbar(shaded, ax=row[1], label="Cosine of task vectors")
     return figure
 
 

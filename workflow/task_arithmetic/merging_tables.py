@@ -6,7 +6,6 @@ and gives one tidy observation per row; the layouts say how `rendering` shows th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import comb
 from typing import Literal
 
@@ -85,12 +84,23 @@ def subsets(tests: pd.DataFrame, singles: pd.DataFrame) -> pd.DataFrame:
     return with_accuracies(rows, singles)[[*keys, *ACCURACIES]]
 
 
-def subset_means(table: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
+def similarity(rows: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate cosines between task vectors.
+
+    Args:
+        rows: Rows of every `similarity` step: model, seed, mode, layer, first, second, cosine.
+
+    Returns:
+        The same, each pair of different tasks once.
+    """
+    return rows[rows["first"] < rows["second"]].reset_index(drop=True)
+
+
+def subset_means(table: pd.DataFrame) -> pd.DataFrame:
     """Average normalized accuracy over tasks, one row per subset.
 
     Args:
         table: What `subsets` returns.
-        tasks: All tasks.
 
     Returns:
         Columns model, seed, mode, size, subset, all (mean over all tasks; missing where the subset
@@ -98,7 +108,7 @@ def subset_means(table: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
     """
     keys = ["model", "seed", "mode", "size", "subset"]
     values = table.groupby(keys, sort=False)["normalized_accuracy"]
-    everywhere = values.mean().where(values.size() == len(tasks))
+    everywhere = values.mean().where(values.size() == table["task"].nunique())
     own = table[table["member"]].groupby(keys, sort=False)["normalized_accuracy"].mean()
     return pd.DataFrame({"all": everywhere, "own": own}).reset_index()
 
@@ -119,38 +129,34 @@ def half_width(values: pd.Series, population: int) -> float:
     return 1.96 * values.std() / len(values) ** 0.5 * (1 - len(values) / population) ** 0.5
 
 
-def render(
-    name: str, table: pd.DataFrame, tasks: Sequence[str], format: Literal["markdown", "latex"]
-) -> str:
+def render(name: str, table: pd.DataFrame, format: Literal["markdown", "latex"]) -> str:
     """Lay out a table of this module.
 
     Args:
         name: A function of this module that makes tables.
         table: What it returns.
-        tasks: The tasks.
         format: The markup language.
 
     Returns:
         The text of the file.
     """
     if name == "subsets":
-        return _render_subsets(table, tasks, format)
+        return _render_subsets(table, format)
+    if name == "similarity":
+        return _render_similarity(table, format)
     present = {key: heading for key, (heading, _) in METHODS.items() if key in set(table["method"])}
     return render_grid(name, LAYOUTS[name], table, {"method": present}, format)
 
 
-def _render_subsets(
-    table: pd.DataFrame, tasks: Sequence[str], format: Literal["markdown", "latex"]
-) -> str:
-    means = subset_means(table, tasks)
+def _render_subsets(table: pd.DataFrame, format: Literal["markdown", "latex"]) -> str:
+    means, tasks = subset_means(table), table["task"].nunique()
     models, seeds, modes = axes(means)
     cells = {}
     for (model, mode), part in means.groupby(["model", "mode"]):
         for column, heading in (("all", "All tasks"), ("own", "Own tasks")):
             of_size = part.dropna(subset=column).groupby("size")[column]
             cells[model, mode, heading] = {
-                size: _interval(values, comb(len(tasks), size) * len(seeds))
-                for size, values in of_size
+                size: _interval(values, comb(tasks, size) * len(seeds)) for size, values in of_size
             }
     ordered = [
         (model, mode, heading)
@@ -159,7 +165,7 @@ def _render_subsets(
         for heading in ("All tasks", "Own tasks")
         if (model, mode, heading) in cells
     ]
-    frame = pd.DataFrame(cells, index=range(1, len(tasks) + 1)).fillna("–")[ordered]
+    frame = pd.DataFrame(cells, index=range(1, tasks + 1)).fillna("–")[ordered]
     frame.index.name = "tasks"
     return render_cells(
         "subsets",
@@ -168,6 +174,30 @@ def _render_subsets(
         " vectors: mean over subsets of each size, of the mean over all tasks and over the"
         " subset's own. ±: half-width of the 95 % interval where subsets are a sample of their"
         " size; no ± where all are measured (or one alone).",
+        frame,
+        format,
+    )
+
+
+def _render_similarity(table: pd.DataFrame, format: Literal["markdown", "latex"]) -> str:
+    models, _, modes = axes(table)
+    sizes = table.assign(cosine=table["cosine"].abs()).groupby(["model", "mode", "layer"])["cosine"]
+    of = {"Mean": sizes.mean(), "Greatest": sizes.max()}
+    cells = {
+        (model, mode, heading): values[model, mode].map("{:.3f}".format)
+        for model in models
+        for mode in modes
+        for heading, values in of.items()
+        if (model, mode) in values.index.droplevel("layer")
+    }
+    frame = pd.DataFrame(cells).reindex(table["layer"].unique()).fillna("–")
+    frame.index.name = "layer"
+    return render_cells(
+        "similarity",
+        "Cosine similarity of task vectors",
+        "Size |cos(τ_s, τ_t)| of the cosine between the task vectors of two tasks, mean and"
+        " greatest over pairs (and seeds). Post-hoc linearization moves along the non-linear"
+        " vectors.",
         frame,
         format,
     )
