@@ -6,11 +6,15 @@ MERGING_TABLES = {
     "merging": ["merging"],
     "subsets": ["subsets"],
     "similarity": ["similarity"],
+    "negation_baselines": ["negation_baselines"],
+    "ablations": ["ablations"],
 }
 MERGING_FIGURES = {
     "merging": ["merging_methods"],
     "subsets": ["pairs", "subsets"],
     "similarity": ["cosine_similarity"],
+    "negation_baselines": ["negation_baselines"],
+    "ablations": ["ablations"],
 }
 
 
@@ -90,6 +94,93 @@ def get_tangent_subsets_settings(wildcards):
     )
 
 
+def get_variants(wildcards):
+    """Return the variants of a task's fine-tuning that the configured analyses need."""
+    variants = {}
+    if "negation_baselines" in config:
+        variants["ascent"] = {"ascend": True}
+    ablations = config.get("ablations", {})
+    if wildcards.task in ablations.get("tasks", []):
+        for rate in ablations["learning_rates"]:
+            variants[f"rate-{rate:g}"] = {"changes": {"learning_rate": rate}}
+        variants["reseeded"] = {
+            "changes": {"seed": int(wildcards.seed) + ablations["reseed"]},
+            "snapshots": ablations["snapshots"],
+        }
+    return variants
+
+
+def get_variants_settings(wildcards):
+    """Return the ordinary non-linear protocol of a task and the variants of it."""
+    return canonical_json(
+        {
+            "model": wildcards.model,
+            "task": wildcards.task,
+            "hyperparameters": {
+                "mode": "nonlinear",
+                "seed": int(wildcards.seed),
+                **finetuning_of(config, wildcards.task),
+            },
+            "variants": get_variants(wildcards),
+        }
+    )
+
+
+def get_baselines_settings(wildcards):
+    """Return how the baselines of negation are measured."""
+    return canonical_json(
+        {
+            "model": wildcards.model,
+            "seed": int(wildcards.seed),
+            "tasks": TASKS,
+            "control": config["control"],
+            "control_threshold": config["control_threshold"],
+            "coefficients": config["negation_baselines"]["coefficients"],
+            "batch_size": config["evaluation"]["batch_size"],
+        }
+    )
+
+
+def get_ablation_tasks():
+    """Return the tasks of the ablations, in the order that jobs take them."""
+    return sorted(config.get("ablations", {}).get("tasks", []))
+
+
+def get_ablations_settings(wildcards):
+    """Return the runs of the ablations, and the grid of α of their sums."""
+    ablations = config["ablations"]
+    base = "rate-{:g}".format(config["finetuning"]["learning_rate"])
+    rates = [f"rate-{rate:g}" for rate in ablations["learning_rates"]]
+    return canonical_json(
+        {
+            "model": wildcards.model,
+            "seed": int(wildcards.seed),
+            "tasks": get_ablation_tasks(),
+            "base": base,
+            "rates": [rate for rate in rates if rate != base],
+            "snapshots": ablations["snapshots"],
+            "coefficients": ablations["coefficients"],
+            "batch_size": config["evaluation"]["batch_size"],
+        }
+    )
+
+
+def get_ablation_files(name):
+    """Return one file per task of the ablations."""
+    return expand(name, task=get_ablation_tasks())
+
+
+def get_seed_files(analysis, name):
+    """Return a file of an analysis that has one job per model and seed."""
+    return expand(
+        "<results>/{analysis}/{model}/{seed}/{name}.csv",
+        analysis=analysis,
+        model=config["models"],
+        seed=config["seeds"],
+        name=name,
+    )
+
+
 def get_trained_modes():
     """Return the fine-tuning modes whose vectors the configured modes move along."""
     return sorted({VECTOR_MODES[mode] for mode in config["modes"]})
@@ -140,11 +231,9 @@ def get_merging_measured(wildcards):
             *get_analysis_files("subsets", "per_task", tangent),
         ],
         "subsets": get_analysis_files("subsets", "subsets"),
-        "similarity": expand(
-            "<results>/similarity/{model}/{seed}/cosines.csv",
-            model=config["models"],
-            seed=config["seeds"],
-        ),
+        "similarity": get_seed_files("similarity", "cosines"),
+        "negation_baselines": get_seed_files("negation_baselines", "test"),
+        "ablations": get_seed_files("ablations", "runs"),
     }[wildcards.merging_table]
 
 
@@ -155,13 +244,20 @@ def get_merging_figure_tables(wildcards):
         "pairs": ["subsets"],
         "subsets": ["subsets"],
         "cosine_similarity": ["similarity"],
+        "negation_baselines": ["negation_baselines", "task_negation"],
+        "ablations": ["ablations"],
     }[wildcards.merging_figure]
     return expand("<results>/tables/{table}.csv", table=tables)
 
 
 def get_merging_references(wildcards):
     """Return the tables that a table of these analyses refers to."""
-    tables = {"merging": ["single_task"], "subsets": ["single_task"]}
+    tables = {
+        "merging": ["single_task"],
+        "subsets": ["single_task"],
+        "negation_baselines": ["task_negation"],
+        "ablations": ["single_task"],
+    }
     return expand(
         "<results>/tables/{table}.csv", table=tables.get(wildcards.merging_table, [])
     )

@@ -95,6 +95,117 @@ rule tangent_subsets:
         " --coefficients {output.coefficients} --log {log}"
 
 
+rule variants:
+    input:
+        encoder="<results>/encoders/{model}/encoder.safetensors",
+        head="<results>/heads/{model}/{task}.safetensors",
+        train="<results>/datasets/{task}/train.parquet",
+    output:
+        vectors="<results>/variants/{model}/{seed}/{task}.safetensors",
+    log:
+        "<logs>/variants/{model}/{seed}/{task}.log",
+    cache: SHARED_CACHE
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=720,
+    params:
+        settings=get_variants_settings,
+        code=code_digest("variants", "datasets"),
+    message:
+        "variants of fine-tuning {wildcards.model} on {wildcards.task}, seed {wildcards.seed}"
+    shell:
+        "task-arithmetic variants --settings {params.settings:q} --encoder {input.encoder}"
+        " --head {input.head} --train {input.train} --output {output.vectors}"
+        " --threads {threads} --log {log}"
+
+
+rule negation_baselines:
+    input:
+        encoder="<results>/encoders/{model}/encoder.safetensors",
+        vectors=get_mode_vectors,
+        variants=get_task_files(
+            "<results>/variants/{{model}}/{{seed}}/{task}.safetensors"
+        ),
+        heads=[
+            *get_task_files("<results>/heads/{{model}}/{task}.safetensors"),
+            f"<results>/heads/{{model}}/{config['control']}.safetensors",
+        ],
+        validation=[
+            *get_task_files("<results>/datasets/{task}/validation.parquet"),
+            f"<results>/datasets/{config['control']}/validation.parquet",
+        ],
+        test=[
+            *get_task_files("<results>/datasets/{task}/test.parquet"),
+            f"<results>/datasets/{config['control']}/test.parquet",
+        ],
+    output:
+        curves="<results>/negation_baselines/{model}/{seed}/validation.csv",
+        selection="<results>/negation_baselines/{model}/{seed}/selection.csv",
+        test="<results>/negation_baselines/{model}/{seed}/test.csv",
+    log:
+        "<logs>/negation_baselines/{model}/{seed}.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=240,
+    params:
+        settings=get_baselines_settings,
+        code=code_digest("baselines", "datasets"),
+    message:
+        "baselines of negation, seed {wildcards.seed}"
+    shell:
+        "task-arithmetic negation-baselines --settings {params.settings:q}"
+        " --encoder {input.encoder} --vectors '{input.vectors}' --variants '{input.variants}'"
+        " --heads '{input.heads}' --validation '{input.validation}' --test '{input.test}'"
+        " --curves {output.curves} --selection {output.selection} --output {output.test}"
+        " --threads {threads} --log {log}"
+
+
+rule ablations:
+    input:
+        encoder="<results>/encoders/{model}/encoder.safetensors",
+        vectors=get_ablation_files(
+            "<results>/vectors/{{model}}/{{seed}}/nonlinear/{task}.safetensors"
+        ),
+        variants=get_ablation_files(
+            "<results>/variants/{{model}}/{{seed}}/{task}.safetensors"
+        ),
+        heads=get_ablation_files("<results>/heads/{{model}}/{task}.safetensors"),
+        validation=get_ablation_files("<results>/datasets/{task}/validation.parquet"),
+        test=get_ablation_files("<results>/datasets/{task}/test.parquet"),
+        singles=get_ablation_files(
+            "<results>/edits/{{model}}/{{seed}}/nonlinear/single-{task}/accuracy.csv"
+        ),
+    output:
+        runs="<results>/ablations/{model}/{seed}/runs.csv",
+    log:
+        "<logs>/ablations/{model}/{seed}.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=240,
+    params:
+        settings=get_ablations_settings,
+        code=code_digest("ablations", "variants", "datasets"),
+    message:
+        "ablations of addition, seed {wildcards.seed}"
+    shell:
+        "task-arithmetic ablations --settings {params.settings:q} --encoder {input.encoder}"
+        " --vectors '{input.vectors}' --variants '{input.variants}' --heads '{input.heads}'"
+        " --validation '{input.validation}' --test '{input.test}' --singles '{input.singles}'"
+        " --output {output.runs} --threads {threads} --log {log}"
+
+
 rule similarity:
     input:
         vectors=get_trained_vectors,

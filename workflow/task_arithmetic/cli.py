@@ -10,7 +10,14 @@ import sys
 
 import typer
 
-from task_arithmetic import cli_curves, cli_merging, cli_merging_tables, cli_models, cli_tables
+from task_arithmetic import (
+    cli_curves,
+    cli_merging,
+    cli_merging_tables,
+    cli_models,
+    cli_tables,
+    cli_variants,
+)
 from task_arithmetic.artifacts import PipelineError
 from task_arithmetic.cli_options import logger
 
@@ -26,6 +33,7 @@ app.add_typer(cli_curves.app)
 app.add_typer(cli_tables.app)
 app.add_typer(cli_merging.app)
 app.add_typer(cli_merging_tables.app)
+app.add_typer(cli_variants.app)
 
 
 def main() -> None:

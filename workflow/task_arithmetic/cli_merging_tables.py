@@ -21,6 +21,8 @@ class MergingTable(StrEnum):
     merging = auto()
     subsets = auto()
     similarity = auto()
+    negation_baselines = auto()
+    ablations = auto()
 
 
 class MergingFigure(StrEnum):
@@ -30,6 +32,8 @@ class MergingFigure(StrEnum):
     pairs = auto()
     subsets = auto()
     cosine_similarity = auto()
+    negation_baselines = auto()
+    ablations = auto()
 
 
 @app.command()
@@ -98,5 +102,4 @@ def merging_figure(
     from task_arithmetic import figures, merging_figures
 
     with recorded_step("merging-figure", {}, ("merging_figures",), tables, [png, pdf]):
-        (table,) = map(read_csv, tables)
-        figures.save(getattr(merging_figures, name)(table), png)
+        figures.save(getattr(merging_figures, name)(*map(read_csv, tables)), png)

@@ -155,6 +155,12 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
                 f"datasets.{name}.source: expected the keys generator, train, test, seed, "
                 f"or folder alone, found {', '.join(sorted(keys)) or 'none'}"
             )
+    for name in ("negation_baselines", "ablations"):
+        if name in config and "nonlinear" not in config["modes"]:
+            yield f"{name}: expected nonlinear among the modes that it is compared with, found none"
+    for place, task in enumerate(config.get("ablations", {}).get("tasks", [])):
+        if task not in tasks:
+            yield f"ablations.tasks.{place}: expected {_one_of(tasks)}, found '{task}'"
     for task in tasks:
         protocol = finetuning_of(config, task)
         if ("steps" in protocol) == ("epochs" in protocol):

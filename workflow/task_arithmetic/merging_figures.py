@@ -8,10 +8,11 @@ from math import comb
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from task_arithmetic.figures import GREY, _legend, _looks, _of, _panels, _styled
-from task_arithmetic.merging_tables import METHODS, half_width, subset_means
+from task_arithmetic.figures import GREY, PALETTE, _legend, _looks, _of, _panels, _styled
+from task_arithmetic.merging_tables import BASELINES, METHODS, half_width, subset_means
 from task_arithmetic.similarity import ALL_LAYERS
 from task_arithmetic.tables import MODES, axes
 
@@ -181,6 +182,109 @@ def cosine_similarity(table: pd.DataFrame) -> Figure:
         for panel in row:
             panel.grid(visible=False)
         figure.colorbar(shaded, ax=row[1], label="Cosine of task vectors")
+    return figure
+
+
+@_styled
+def negation_baselines(table: pd.DataFrame, negations: pd.DataFrame) -> Figure:
+    """Draw target against control accuracy of negations and of what they are compared with.
+
+    One panel per model. A large marker is the mean over tasks (and seeds), small ones are single
+    tasks; edits without a feasible α have none. Down and to the right is better.
+
+    Args:
+        table: What `merging_tables.negation_baselines` returns.
+        negations: What `tables.task_negation` returns.
+
+    Returns:
+        The figure.
+    """
+    models, _, modes = axes(negations)
+    others = [method for method in BASELINES if method not in {"pretrained", "negated"}]
+    markers = dict(zip(others, ("*", "X", "v", "P"), strict=True))
+    looks = {f"Negated, {MODES.get(m, m)}": look for m, look in _looks(modes).items()}
+    looks |= {
+        BASELINES[method]: {"color": "#000000", "marker": marker}
+        for method, marker in markers.items()
+    }
+    looks["Pre-trained"] = PALETTE["pretrained"]
+    figure, panels = _panels(1, len(models))
+    figure.set_size_inches(3.4 * len(models) + 2.6, 3.4)
+    for panel, model in zip(panels[0], models, strict=True):
+        shown = {f"Negated, {MODES.get(m, m)}": _of(negations, model, m) for m in modes}
+        of_model = table[table["model"] == model]
+        shown |= {
+            BASELINES[method]: of_model[of_model["method"] == method]
+            for method in ("pretrained", *others)
+        }
+        for label, rows in shown.items():
+            points = rows[["control_accuracy", "target_accuracy"]].dropna()
+            look = looks[label] | {"linestyle": ""}
+            panel.plot(*points.to_numpy().T, **look, markersize=3, alpha=0.3)
+            mean = points.mean()
+            panel.plot(*mean, **look, markersize=8, markeredgecolor="white", zorder=3)
+        panel.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=None))
+        panel.set(
+            title=model, xlabel="Control test accuracy (%)", xlim=(0, 1.02), ylim=(-0.02, 1.02)
+        )
+    panels[0][0].set_ylabel("Target test accuracy (%)")
+    handles = [
+        Line2D([], [], label=label, **(look | {"linestyle": ""})) for label, look in looks.items()
+    ]
+    figure.legend(handles=handles, loc="outside right center")
+    return figure
+
+
+@_styled
+def ablations(table: pd.DataFrame) -> Figure:
+    """Draw how addition depends on learning rate, on the number of steps, and on the seed.
+
+    One row per model. Accuracies are means over tasks and seeds, relative to the ordinary
+    single-task models. Right: addition with vectors of one seed, of another, and of both mixed,
+    above the cosines between the seeds' vectors.
+
+    Args:
+        table: What `merging_tables.ablations` returns.
+
+    Returns:
+        The figure.
+    """
+    models, _, _ = axes(table)
+    colour, grey = PALETTE["nonlinear"], PALETTE["pretrained"]
+    figure, panels = _panels(len(models), 3)
+    for row, model in zip(panels, models, strict=True):
+        of_model = table[table["model"] == model]
+        of_model = of_model.assign(
+            normalized_single=of_model["single_accuracy"]
+            * of_model["normalized_accuracy"]
+            / of_model["accuracy"]
+        )
+        values = ["normalized_accuracy", "normalized_single", "cosine", "other_cosine"]
+        means = of_model.groupby("run", sort=False)[values].mean()
+        rates = sorted((float(run[5:]), run) for run in means.index if run.startswith("rate-"))
+        steps = [run for run in means.index if run.startswith("steps-")]
+        base = means.index[0]
+        series = {
+            "Learning rate": {f"{rate:g}": run for rate, run in rates},
+            "Optimizer steps": {run[6:]: run for run in steps} | {"all": "reseeded"},
+            "Vectors of": {"one seed": base, "another": "reseeded", "both mixed": "interchanged"},
+        }
+        for panel, (label, runs) in zip(row, series.items(), strict=True):
+            shown = means.loc[list(runs.values())].set_axis(list(runs))
+            panel.plot(shown["normalized_accuracy"], label="Sum of vectors", **colour)
+            if label != "Vectors of":
+                panel.plot(shown["normalized_single"], label="Single-task models", **grey)
+            if label == "Optimizer steps":
+                panel.plot(
+                    shown["cosine"], label="Cosine with the final vector", color="#000000",
+                    linestyle=(0, (1, 1)), marker="x",
+                )  # fmt: skip
+            panel.set(title=f"{model}: {label.lower()}", xlabel=label)
+        again = means.loc["reseeded"]
+        note = "cosine between seeds:\nsame task {cosine:.2f}, other {other_cosine:.2f}"
+        row[2].text(0.05, 0.05, note.format(**again), transform=row[2].transAxes, color=GREY)
+        row[0].set_ylabel("Normalized test accuracy (%)")
+    figure.legend(*panels[0][1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

@@ -35,6 +35,15 @@ _NORMALIZED = Metric("normalized_accuracy", "Normalized (↑)", "max")
 _ABSOLUTE = Metric("accuracy", "Absolute (↑)", "max")
 _ALPHA = Metric("alpha", "α", percent=False)
 
+BASELINES = {
+    "pretrained": "Pre-trained",
+    "finetuned": "Fine-tuned",
+    "ascent": "Gradient ascent",
+    "scaled_ascent": "Gradient ascent, α chosen",
+    "random": "Random vector",
+    "negated": "Negated task vector",
+}
+
 LAYOUTS = {
     "merging": Layout(
         "Merging methods",
@@ -42,6 +51,35 @@ LAYOUTS = {
         " relative to the single-task models of the same mode; α is chosen on validation images."
         " The ensemble is no single model and costs T times as much",
         (_ABSOLUTE, _NORMALIZED, _ALPHA),
+        (),
+    ),
+    "negation_baselines": Layout(
+        "Baselines of negation",
+        "Test accuracy (%) on the target task, to be lowered, and on the control, to be kept, mean"
+        " over target tasks (layout of Ilharco et al. 2023, table 1); α is chosen on validation"
+        " images, gradient ascent and the fine-tuned model are as trained where none is named",
+        (
+            Metric("target_accuracy", "Target (↓)"),
+            Metric("control_accuracy", "Control"),
+            Metric("alpha", "α", percent=False),
+        ),
+        (),
+    ),
+    "ablations": Layout(
+        "Ablations of addition",
+        "Sum of the task vectors of other fine-tunings: test accuracy (%) of the run's own"
+        " single-task models and of the sum, absolute and relative to the ordinary single-task"
+        " models; cosine of the run's vectors with the reference's vector of the same task and of"
+        " other tasks. The reference of steps-n (the vector after n steps) is the finished"
+        " reseeded run; that of all others is the ordinary run, which is the first line",
+        (
+            Metric("single_accuracy", "Single (↑)", "max"),
+            _ABSOLUTE,
+            _NORMALIZED,
+            _ALPHA,
+            Metric("cosine", "cos same", percent=False),
+            Metric("other_cosine", "cos other", percent=False),
+        ),
         (),
     ),
 }
@@ -96,6 +134,64 @@ def similarity(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["first"] < rows["second"]].reset_index(drop=True)
 
 
+def negation_baselines(tests: pd.DataFrame, negations: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate what negation is compared with, beside the negated non-linear task vectors.
+
+    Args:
+        tests: Test rows of the edits `METHOD-TASK` on the target and on one more dataset, the
+            control. An edit without rows had no feasible α.
+        negations: What `tables.task_negation` returns.
+
+    Returns:
+        Columns model, seed, mode, method, task, alpha, target_accuracy and control_accuracy, each
+        followed by its standard error. Values are missing where no α is feasible.
+    """
+    negated = negations[negations["mode"] == "nonlinear"]
+    keys, measures = ["model", "seed", "mode", "task"], ["target_accuracy", "control_accuracy"]
+    measures = [column + end for column in measures for end in ("", "_se")]
+    before = negated[keys + [f"pretrained_{name}" for name in measures]]
+    before = before.rename(columns=lambda name: name.removeprefix("pretrained_"))
+    parts = [before.assign(method="pretrained"), negated.assign(method="negated")]
+
+    named = tests["edit"].str.split("-", n=1)
+    rows = tests.assign(method=named.str[0], task=named.str[1])
+    rows["accuracy_se"] = standard_error(rows["accuracy"], rows["total"])
+    on_target = rows["task"] == rows["dataset"]
+    index = [*keys, "method"]
+    both = {
+        f"{name}_accuracy{end}": part.set_index(index, verify_integrity=True)[f"accuracy{end}"]
+        for name, part in (("target", rows[on_target]), ("control", rows[~on_target]))
+        for end in ("", "_se")
+    }
+    measured = pd.DataFrame(both | {"alpha": rows[on_target].set_index(index)["alpha"]})
+    for method in ("finetuned", "ascent", "scaled_ascent", "random"):
+        wanted = pd.MultiIndex.from_frame(negated[keys].assign(method=method))
+        parts.append(measured.reindex(wanted).reset_index())
+    table = pd.concat(parts, ignore_index=True)
+    # As trained: there was no α to choose.
+    table.loc[table["method"].isin(["finetuned", "ascent"]), "alpha"] = float("nan")
+    return table[["model", "seed", "mode", "method", "task", "alpha", *measures]]
+
+
+def ablations(rows: pd.DataFrame, singles: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate the runs of the ablations.
+
+    Args:
+        rows: Rows of every `ablations` step.
+        singles: What `tables.single_task` returns.
+
+    Returns:
+        Columns model, seed, mode, run, task, alpha, accuracy, normalized_accuracy (by the ordinary
+        single-task model) and single_accuracy (of the run's own single-task model), each followed
+        by its standard error, cosine and other_cosine.
+    """
+    rows = with_accuracies(rows, singles)
+    rows["single_accuracy_se"] = standard_error(rows["single_accuracy"], rows["total"])
+    keys = ["model", "seed", "mode", "run", "task", "alpha"]
+    ends = ["single_accuracy", "single_accuracy_se", "cosine", "other_cosine"]
+    return rows[[*keys, *ACCURACIES, *ends]]
+
+
 def subset_means(table: pd.DataFrame) -> pd.DataFrame:
     """Average normalized accuracy over tasks, one row per subset.
 
@@ -144,8 +240,14 @@ def render(name: str, table: pd.DataFrame, format: Literal["markdown", "latex"])
         return _render_subsets(table, format)
     if name == "similarity":
         return _render_similarity(table, format)
-    present = {key: heading for key, (heading, _) in METHODS.items() if key in set(table["method"])}
-    return render_grid(name, LAYOUTS[name], table, {"method": present}, format)
+    if name == "ablations":
+        lines = {"run": {run: run for run in table["run"].unique()}}
+    elif name == "negation_baselines":
+        lines = {"method": BASELINES}
+    else:
+        present = set(table["method"])
+        lines = {"method": {key: head for key, (head, _) in METHODS.items() if key in present}}
+    return render_grid(name, LAYOUTS[name], table, lines, format)
 
 
 def _render_subsets(table: pd.DataFrame, format: Literal["markdown", "latex"]) -> str:
