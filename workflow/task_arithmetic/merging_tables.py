@@ -12,7 +12,7 @@ from typing import Literal
 import pandas as pd
 
 from task_arithmetic.rendering import Layout, Metric, render_cells, render_grid
-from task_arithmetic.tables import axes, standard_error, with_normalized
+from task_arithmetic.tables import axes, look_up, standard_error, with_normalized
 
 # Method: heading, and the paper that it is from.
 METHODS = {
@@ -33,7 +33,7 @@ ACCURACIES = ["accuracy", "accuracy_se", "normalized_accuracy", "normalized_accu
 
 _NORMALIZED = Metric("normalized_accuracy", "Normalized (↑)", "max")
 _ABSOLUTE = Metric("accuracy", "Absolute (↑)", "max")
-_ALPHA = Metric("alpha", "α", percent=False)
+_ALPHA = Metric("alpha", "α", percent=False, absent="–")
 
 BASELINES = {
     "pretrained": "Pre-trained",
@@ -61,7 +61,7 @@ LAYOUTS = {
         (
             Metric("target_accuracy", "Target (↓)"),
             Metric("control_accuracy", "Control"),
-            Metric("alpha", "α", percent=False),
+            Metric("alpha", "α", percent=False, absent="–"),
         ),
         (),
     ),
@@ -159,7 +159,7 @@ def negation_baselines(tests: pd.DataFrame, negations: pd.DataFrame) -> pd.DataF
     on_target = rows["task"] == rows["dataset"]
     index = [*keys, "method"]
     both = {
-        f"{name}_accuracy{end}": part.set_index(index, verify_integrity=True)[f"accuracy{end}"]
+        f"{name}_accuracy{end}": part.set_index(index)[f"accuracy{end}"]
         for name, part in (("target", rows[on_target]), ("control", rows[~on_target]))
         for end in ("", "_se")
     }
@@ -319,11 +319,13 @@ def with_accuracies(rows: pd.DataFrame, singles: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The rows in their order, with the columns `ACCURACIES`.
+
+    Raises:
+        ValueError: If a single-task accuracy is missing or there twice.
     """
     own = singles[singles["split"] == "test"]
     keys = ["model", "seed", "mode", "task"]
-    # Strict: a row without its single-task accuracy, or with two, is an error.
-    index = pd.MultiIndex.from_frame(rows[keys])
-    found = own.set_index(keys, verify_integrity=True)[["accuracy", "accuracy_se"]].loc[index]
-    rows = rows.assign(accuracy_se=standard_error(rows["accuracy"], rows["total"]))
-    return with_normalized(rows, *(found[name].set_axis(rows.index) for name in found))
+    rows = rows.reset_index(drop=True)
+    rows["accuracy_se"] = standard_error(rows["accuracy"], rows["total"])
+    reference = [look_up(rows, own, keys, name) for name in ("accuracy", "accuracy_se")]
+    return with_normalized(rows, *reference)

@@ -18,17 +18,19 @@ import pandas as pd
 from rich.console import Console
 from rich.markdown import Markdown
 
+from task_arithmetic.markup import Sheet, latex, markdown
 from task_arithmetic.tables import MODES, axes
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of numbers: which, under what heading, which direction is better, in what unit."""
+    """A column of numbers: its heading, which direction is better, its unit, what a gap means."""
 
     column: str
     heading: str
     better: Literal["max", "min"] | None = None
     percent: bool = True
+    absent: str = "infeasible"
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,6 @@ LAYOUTS = {
 }
 
 
-@dataclass(frozen=True)
-class _Sheet:
-    """Strings ready to be written."""
-
-    title: str
-    caption: str
-    models: list[str]  # of each column after the first
-    table: list[list[str]]  # the first row and the first column are headings
-
-
 def render(
     name: str,
     table: pd.DataFrame,
@@ -118,7 +110,7 @@ def render(
     heads = ["Method", *(metric.heading for _, metric in measures)]
     lines = [list(line) for line in zip(methods, *columns, strict=True)]
     caption = f"{layout.caption}; {_spread(len(tasks), len(seeds))}. {_legend(lines)}".strip()
-    sheets = [_Sheet(layout.title, caption, [model for model, _ in measures], [heads, *lines])]
+    sheets = [Sheet(layout.title, caption, [model for model, _ in measures], [heads, *lines])]
 
     for model, metric in product(models, layout.per_task):
         # The pre-trained model has no coefficient and no normalized accuracy: no column for it.
@@ -127,9 +119,7 @@ def render(
         heads = ["Task", *(MODES.get(mode, mode) for mode in shown)]
         by_task = {task: of[model][of[model]["task"] == task] for task in tasks}
         lines = [[task, *_compare(part, metric, shown, bold)] for task, part in by_task.items()]
-        sheets.append(
-            _Sheet(f"{metric.heading} by task", "", [model] * len(shown), [heads, *lines])
-        )
+        sheets.append(Sheet(f"{metric.heading} by task", "", [model] * len(shown), [heads, *lines]))
     return markup(sheets)
 
 
@@ -195,7 +185,7 @@ def render_cells(
     heads = [str(cells.index.name).capitalize(), *(heading for *_, heading in cells.columns)]
     lines = [[str(heading), *line] for heading, line in zip(cells.index, cells.values, strict=True)]
     caption = f"{caption} {_legend(lines)}".strip()
-    return markup([_Sheet(title, caption, groups, [heads, *lines])])
+    return markup([Sheet(title, caption, groups, [heads, *lines])])
 
 
 def show(paths: Iterable[Path], console: Console | None = None) -> None:
@@ -212,11 +202,11 @@ def show(paths: Iterable[Path], console: Console | None = None) -> None:
         console.print(f"Task by task: {path}\n", highlight=False, soft_wrap=True)
 
 
-def _markup(name: str, format: str) -> tuple[Callable[[list[_Sheet]], str], str]:
+def _markup(name: str, format: str) -> tuple[Callable[[list[Sheet]], str], str]:
     """Return what writes sheets in a markup language, and its pattern of bold text."""
     return {
-        "markdown": (_markdown, "**{}**"),
-        "latex": (partial(_latex, name), r"\textbf{{{}}}"),
+        "markdown": (markdown, "**{}**"),
+        "latex": (partial(latex, name), r"\textbf{{{}}}"),
     }[format]
 
 
@@ -246,7 +236,7 @@ def _compare(rows: pd.DataFrame, metric: Metric, modes: list[str], bold: str) ->
         values = values * 100 if metric.percent else values
         known, total = values.notna().sum(), len(values)
         if not known:
-            cells.append("–" if mode == "pretrained" or not total else "infeasible")
+            cells.append("–" if mode == "pretrained" or not total else metric.absent)
             continue
         by_seed = values.groupby(level="seed").mean().dropna()
         places = 1 if metric.percent else 2
@@ -309,69 +299,3 @@ def _legend(lines: list[list[str]]) -> str:
             " (k of n): mean over the k edits of n for which one does."
         )
     return " ".join(meanings)
-
-
-def _markdown(sheets: list[_Sheet]) -> str:
-    parts = []
-    for number, sheet in enumerate(sheets):
-        title, (corner, *heads) = sheet.title, sheet.table[0]
-        if len(set(sheet.models)) == 1:
-            title += f" ({sheet.models[0]})"
-        else:
-            heads = [f"{model}: {head}" for model, head in zip(sheet.models, heads, strict=True)]
-        lines = [[corner, *heads], *sheet.table[1:]]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        padded = [
-            [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines
-        ]
-        padded.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
-        parts += [f"{'###' if number else '##'} {title}", sheet.caption]
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in padded))
-    return "\n\n".join(filter(None, parts)) + "\n"
-
-
-_TEX = str.maketrans({
-    "%": r"\%",
-    "_": r"\_",
-    "&": r"\&",
-    "#": r"\#",
-    "±": r"$\pm$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "α": r"$\alpha$",
-    "≈": r"$\approx$",
-    "–": "--",
-})
-
-
-def _latex(name: str, sheets: list[_Sheet]) -> str:
-    parts = ["% Needs \\usepackage{booktabs}."]
-    for number, sheet in enumerate(sheets):
-        models = list(dict.fromkeys(sheet.models))
-        width = len(sheet.models) // len(models)
-        spans = [(2 + i * width, 1 + (i + 1) * width) for i in range(len(models))]
-        over = ["", *(rf"\multicolumn{{{width}}}{{c}}{{{model}}}" for model in models)]
-        lines = [
-            " & ".join(cell.translate(_TEX) for cell in line) + r" \\"
-            for line in (over, *sheet.table)
-        ]
-        caption = f"{sheet.title}. {sheet.caption}".strip().translate(_TEX)
-        parts.append(
-            "\n".join([
-                r"\begin{table}[t]",
-                r"\centering",
-                rf"\caption{{{caption}}}",
-                rf"\label{{tab:{name}{f':{number}' if number else ''}}}",
-                rf"\begin{{tabular}}{{l{'r' * len(sheet.models)}}}",
-                r"\toprule",
-                lines[0],
-                " ".join(rf"\cmidrule(lr){{{first}-{last}}}" for first, last in spans),
-                lines[1],
-                r"\midrule",
-                *lines[2:],
-                r"\bottomrule",
-                r"\end{tabular}",
-                r"\end{table}",
-            ])
-        )
-    return "\n\n".join(parts) + "\n"

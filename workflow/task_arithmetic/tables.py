@@ -108,9 +108,9 @@ def task_addition(
     table = _grid(model=models, seed=seeds, mode=modes, task=tasks).assign(
         edit="addition", split="test"
     )
-    table["alpha"] = _look_up(table, selections, ["model", "seed", "mode", "edit"], "alpha")
+    table["alpha"] = look_up(table, selections, ["model", "seed", "mode", "edit"], "alpha")
     table = _with_accuracy(table, "accuracy", table.assign(dataset=table["task"]), tests)
-    found = partial(_look_up, table, singles, ["model", "seed", "mode", "task", "split"])
+    found = partial(look_up, table, singles, ["model", "seed", "mode", "task", "split"])
     table = with_normalized(table, found("accuracy"), found("accuracy_se"))
     return table.drop(columns=["edit", "split"])
 
@@ -138,7 +138,7 @@ def task_negation(
     models, seeds, modes = axes(tests, selections)
     table = _grid(model=models, seed=seeds, mode=modes, task=tasks)
     wanted = table.assign(edit="negation-" + table["task"], split="test")
-    found = partial(_look_up, wanted, selections, ["model", "seed", "mode", "edit"])
+    found = partial(look_up, wanted, selections, ["model", "seed", "mode", "edit"])
     wanted["alpha"] = table["alpha"] = found("alpha")
     target, bystander = wanted.assign(dataset=wanted["task"]), wanted.assign(dataset=control)
     for name, rows in (
@@ -175,12 +175,12 @@ def _with_accuracy(
     # α has been through text and arithmetic: 0.15 and 0.15000000000000002 are one coefficient.
     wanted = wanted.dropna(subset="alpha").astype({"alpha": float}).round({"alpha": 9})
     measured = measured.astype({"alpha": float}).round({"alpha": 9})
-    found = partial(_look_up, wanted, measured.dropna(subset="accuracy"), keys)
+    found = partial(look_up, wanted, measured.dropna(subset="accuracy"), keys)
     accuracy = found("accuracy")
     return table.assign(**{name: accuracy, f"{name}_se": standard_error(accuracy, found("total"))})
 
 
-def _look_up(wanted: pd.DataFrame, rows: pd.DataFrame, keys: list[str], value: str) -> pd.Series:
+def look_up(wanted: pd.DataFrame, rows: pd.DataFrame, keys: list[str], value: str) -> pd.Series:
     """Return `value` of the one row that agrees with each wanted row in `keys`.
 
     Raises:
