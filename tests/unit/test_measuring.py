@@ -1,38 +1,11 @@
 """Measuring several edits at once, against one model after the other."""
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from task_arithmetic.encoders import Encoder, Preprocess
-from task_arithmetic.measuring import Bench, Examples
-from task_arithmetic.vectors import TaskVector
+from task_arithmetic.measuring import Bench
 
 ALPHAS = {"first": [0.0, 0.5], "second": [1.0]}
-
-
-@pytest.fixture
-def world():
-    torch.manual_seed(0)
-    tower = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.GELU(), nn.Linear(16, 6)).eval()
-    encoder = Encoder("small", tower, Preprocess(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
-    vectors = {
-        name: TaskVector({n: torch.randn_like(p) for n, p in tower.named_parameters()})
-        for name in ALPHAS
-    }
-    draw = np.random.default_rng(0)
-    examples = [
-        Examples(
-            dataset,
-            "validation",
-            draw.integers(0, 256, (size, 4, 4, 3), dtype=np.uint8),
-            draw.integers(0, 3, size),
-            draw.normal(size=(3, 6)).astype(np.float32),
-        )
-        for dataset, size in (("a", 30), ("b", 20))
-    ]
-    return encoder, vectors, examples
 
 
 def expected(encoder, vector, alpha, of, tangent):

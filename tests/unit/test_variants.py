@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_finetune import SETTINGS, problem  # noqa: F401
+from test_finetune import SETTINGS
 from torch import nn
 from torch.nn import functional as F
 
@@ -21,11 +21,11 @@ from task_arithmetic.variants import (
 from task_arithmetic.vectors import TaskVector
 
 
-def train(problem, path, variant, settings=SETTINGS):  # noqa: F811
+def train(problem, path, variant, settings=SETTINGS):
     return train_variant(variant, *problem, settings, path / "resume.safetensors", "x")
 
 
-def plain_loop(problem, settings, steps, sign):  # noqa: F811
+def plain_loop(problem, settings, steps, sign):
     """Return θ − θ0 after the first steps of a plain AdamW loop on `sign` times the loss."""
     encoder, head, images, labels = problem
     tower = copy.deepcopy(encoder.tower)
@@ -53,12 +53,12 @@ def assert_same(found, expected):
         torch.testing.assert_close(found[name], expected[name])
 
 
-def test_ascent_is_the_plain_loop_with_the_loss_negated(problem, tmp_path):  # noqa: F811
+def test_ascent_is_the_plain_loop_with_the_loss_negated(problem, tmp_path):
     found = train(problem, tmp_path, Variant("ascent", ascend=True))
     assert_same(found["ascent"], plain_loop(problem, SETTINGS, SETTINGS.steps, -1))
 
 
-def test_snapshots_are_on_the_way_to_the_final_vector(problem, tmp_path):  # noqa: F811
+def test_snapshots_are_on_the_way_to_the_final_vector(problem, tmp_path):
     found = train(problem, tmp_path, Variant("seed-1", {"seed": 1}, snapshots=(3, 7)))
     assert set(found) == {"seed-1", "seed-1@3", "seed-1@7"}
     settings = replace(SETTINGS, seed=1)
@@ -66,7 +66,7 @@ def test_snapshots_are_on_the_way_to_the_final_vector(problem, tmp_path):  # noq
         assert_same(found[name], plain_loop(problem, settings, steps, 1))
 
 
-def test_the_encoder_is_left_at_its_pretrained_weights(problem, tmp_path):  # noqa: F811
+def test_the_encoder_is_left_at_its_pretrained_weights(problem, tmp_path):
     before = copy.deepcopy(problem[0].tower.state_dict())
     train(problem, tmp_path, Variant("ascent", ascend=True))
     train(problem, tmp_path, Variant("rate", {"learning_rate": 0.1}))
