@@ -7,6 +7,7 @@ from math import comb
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -141,7 +142,7 @@ def cosine_similarity(table: pd.DataFrame) -> Figure:
     """Draw cosines between task vectors: over all parameters, and of each pair in each layer.
 
     One row per model and fine-tuning mode: a square of tasks on the left, pairs by layers on the
-    right. Means over seeds; blue is alike, red is opposed.
+    right. Means over seeds.
 
     Args:
         table: What `merging_tables.similarity` returns.
@@ -156,8 +157,8 @@ def cosine_similarity(table: pd.DataFrame) -> Figure:
     ].mean()
     figure = Figure(figsize=(8.6, 0.4 + 3.3 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(1, 1.35))
-    # One scale for all, so that shades compare; it is set by the greatest of the cosines.
-    shades = {"cmap": "RdBu", "vmin": -means.abs().max(), "vmax": means.abs().max()}
+    # One scale for all, so that shades compare; its lightness alone tells values apart in grey.
+    shades = {"cmap": "cividis", "vmin": means.min(), "vmax": means.max()}
     for row, (model, mode) in zip(panels, rows, strict=True):
         by_layer = means[model, mode].unstack("layer", sort=False)
         square = by_layer[ALL_LAYERS].unstack("second")
@@ -167,7 +168,7 @@ def cosine_similarity(table: pd.DataFrame) -> Figure:
         row[0].imshow(square, **shades)
         for (y, x), value in np.ndenumerate(square.to_numpy()):
             if y != x:
-                dark = abs(value) > 0.6 * shades["vmax"]
+                dark = value < (means.min() + means.max()) / 2
                 colour = "white" if dark else "black"
                 row[0].text(x, y, f"{value:.2f}", ha="center", va="center", color=colour, size=6.5)
         row[0].set_xticks(range(len(tasks)), tasks, rotation=90)
@@ -240,8 +241,8 @@ def ablations(table: pd.DataFrame) -> Figure:
     """Draw how addition depends on learning rate, on the number of steps, and on the seed.
 
     One row per model. Accuracies are means over tasks and seeds, relative to the ordinary
-    single-task models. Right: addition with vectors of one seed, of another, and of both mixed,
-    above the cosines between the seeds' vectors.
+    single-task models; bars reach two standard errors. Right: the sums of the vectors of one seed,
+    of another, and of both mixed.
 
     Args:
         table: What `merging_tables.ablations` returns.
@@ -250,42 +251,51 @@ def ablations(table: pd.DataFrame) -> Figure:
         The figure.
     """
     models, _, _ = axes(table)
-    colour, grey = PALETTE["nonlinear"], PALETTE["pretrained"]
+    single = table["single_accuracy"] * table["normalized_accuracy"] / table["accuracy"]
+    table = table.assign(normalized_single=single)
     figure, panels = _panels(len(models), 3)
     for row, model in zip(panels, models, strict=True):
-        of_model = table[table["model"] == model]
-        of_model = of_model.assign(
-            normalized_single=of_model["single_accuracy"]
-            * of_model["normalized_accuracy"]
-            / of_model["accuracy"]
-        )
-        values = ["normalized_accuracy", "normalized_single", "cosine", "other_cosine"]
-        means = of_model.groupby("run", sort=False)[values].mean()
-        rates = sorted((float(run[5:]), run) for run in means.index if run.startswith("rate-"))
-        steps = [run for run in means.index if run.startswith("steps-")]
-        base = means.index[0]
-        series = {
-            "Learning rate": {f"{rate:g}": run for rate, run in rates},
-            "Optimizer steps": {run[6:]: run for run in steps} | {"all": "reseeded"},
-            "Vectors of": {"one seed": base, "another": "reseeded", "both mixed": "interchanged"},
-        }
-        for panel, (label, runs) in zip(row, series.items(), strict=True):
-            shown = means.loc[list(runs.values())].set_axis(list(runs))
-            panel.plot(shown["normalized_accuracy"], label="Sum of vectors", **colour)
-            if label != "Vectors of":
-                panel.plot(shown["normalized_single"], label="Single-task models", **grey)
-            if label == "Optimizer steps":
-                panel.plot(
-                    shown["cosine"], label="Cosine with the final vector", color="#000000",
-                    linestyle=(0, (1, 1)), marker="x",
-                )  # fmt: skip
-            panel.set(title=f"{model}: {label.lower()}", xlabel=label)
-        again = means.loc["reseeded"]
-        note = "cosine between seeds:\nsame task {cosine:.2f}, other {other_cosine:.2f}"
-        row[2].text(0.05, 0.05, note.format(**again), transform=row[2].transAxes, color=GREY)
+        runs = dict(list(table[table["model"] == model].groupby("run", sort=False)))
+        rates = sorted((float(run[5:]), run) for run in runs if run.startswith("rate-"))
+        base, again = next(iter(runs)), runs["reseeded"]
+        _run_panel(row[0], runs, {f"{rate:g}": run for rate, run in rates})
+        steps = {run[6:]: run for run in runs if run.startswith("steps-")} | {"all": "reseeded"}
+        _run_panel(row[1], runs, steps)
+        # The finished vectors are what those of fewer steps are compared with.
+        cosines = [1 if end == "all" else runs[run]["cosine"].mean() for end, run in steps.items()]
+        row[1].plot(cosines, color="#000000", linestyle=":", marker="x", label=_COSINE)
+        seeds = {"one seed": base, "another": "reseeded", "both mixed": "interchanged"}
+        _run_panel(row[2], runs, seeds, alone=False)
+        note = f"cosine of the two seeds' vectors:\n{again['cosine'].mean():.2f} of the same task, "
+        note += f"{again['other_cosine'].mean():.2f} of others"
+        row[2].text(0.5, 0.05, note, transform=row[2].transAxes, color=GREY, ha="center")
+        titles = ("learning rate", "training length", "seeds")
+        labels = ("Peak learning rate", "Optimizer steps", "Task vectors in the sum")
+        low = min(panel.get_ylim()[0] for panel in row)
+        for panel, title, label in zip(row, titles, labels, strict=True):
+            panel.set(title=f"{model}: {title}", xlabel=label, ylim=(low - 0.05, 1.08))
         row[0].set_ylabel("Normalized test accuracy (%)")
     figure.legend(*panels[0][1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
+
+
+_COSINE = "Cosine with the final vector (× 100)"
+
+
+def _run_panel(
+    panel: Axes, runs: dict[str, pd.DataFrame], shown: dict[str, str], alone: bool = True
+) -> None:
+    """Draw the sums of some runs' vectors and, unless told not to, their single-task models."""
+    means, errors = zip(*(_mean(runs[run]) for run in shown.values()), strict=True)
+    # Seeds have no order: no line joins them.
+    look = PALETTE["nonlinear"] | ({} if alone else {"linestyle": ""})
+    bars = {"yerr": 2 * np.array(errors), "elinewidth": 0.9}
+    panel.errorbar(range(len(shown)), means, **bars, **look, label="Sum of vectors")
+    if alone:
+        own = [runs[run]["normalized_single"].mean() for run in shown.values()]
+        panel.plot(own, **PALETTE["pretrained"], label="Single-task models")
+    panel.set_xticks(range(len(shown)), shown)
+    panel.axhline(1, color=GREY, linewidth=0.9, zorder=1)
 
 
 def _mean(rows: pd.DataFrame) -> tuple[float, float]:
