@@ -17,7 +17,7 @@ rule merge:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=16000,
+        mem_mb=32000,
         runtime=240,
     params:
         settings=get_merge_settings,
@@ -50,7 +50,7 @@ rule nonlinear_subsets:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=16000,
+        mem_mb=32000,
         runtime=240,
     params:
         settings=get_subsets_settings,
@@ -153,7 +153,7 @@ rule negation_baselines:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=16000,
+        mem_mb=32000,
         runtime=240,
     params:
         settings=get_baselines_settings,
@@ -192,7 +192,7 @@ rule ablations:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=16000,
+        mem_mb=32000,
         runtime=240,
     params:
         settings=get_ablations_settings,
