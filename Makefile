@@ -16,13 +16,18 @@ EXPERIMENT = $(shell sed -n 's/^experiment: *"\{0,1\}\([A-Za-z0-9._-]*\).*/\1/p'
 RULES = Snakefile workflow/rules
 
 .DEFAULT_GOAL := help
-.PHONY: help environment tables figures report test benchmark lint format lock clean
+.PHONY: help environment fetch tables figures report checkpoints-push checkpoints-pull test \
+  test-cluster benchmark lint format lock clean
 
 help:  ## Show this list
 	@echo "Usage: make TARGET [CONFIG=file.yaml] [CORES=n] [ARGS='more options of the command']"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-17s %s\n", $$1, $$2}'
 
 environment: $(READY)  ## Make .venv (every other target does so by itself)
+
+fetch: $(READY)  ## Say what an experiment's data sets cost in disk, then fetch them
+	$(IN_ENVIRONMENT) task-arithmetic costs $(or $(CONFIG),config.yaml)
+	$(SNAKEMAKE) fetch $(OPTIONS)
 
 tables: $(READY)  ## Run the experiment up to the tables of the papers and show them
 	$(SNAKEMAKE) all_tables $(OPTIONS)
@@ -34,12 +39,36 @@ report: $(READY)  ## Run everything and collect it in results/EXPERIMENT/report.
 	$(SNAKEMAKE) all $(OPTIONS)
 	$(SNAKEMAKE) all --report results/$(EXPERIMENT)/report.html $(OPTIONS)
 
+# Only what the audit finds whole, recorded and up to date is published; a summary that is not is left.
+checkpoints-push: $(READY)  ## Keep checkpoints and summaries in DVC and push them (ARGS='--remote NAME')
+	$(IN_ENVIRONMENT) task-arithmetic audit --quiet results/$(EXPERIMENT)/checkpoints
+	$(IN_ENVIRONMENT) dvc commit --force checkpoint
+	@$(IN_ENVIRONMENT) if task-arithmetic audit --quiet results/$(EXPERIMENT)/summary; then \
+	  dvc commit --force summary; fi
+	$(IN_ENVIRONMENT) dvc push $(ARGS)
+	@echo "Commit dvc.lock to git: it says which checkpoints belong to this commit."
+
+# Pulled checkpoints are adopted without training only if they are what DVC and their records say and
+# were made of the same data, encoder and heads as here. Touching tells Snakemake so.
+checkpoints-pull: $(READY)  ## Pull checkpoints, verify them and adopt them (ARGS='--remote NAME')
+	$(IN_ENVIRONMENT) dvc pull $(ARGS)
+	@$(IN_ENVIRONMENT) dvc status --quiet checkpoint || { dvc status checkpoint; \
+	  echo "make: expected the checkpoints that dvc.lock and config.yaml describe; see above what differs" >&2; \
+	  exit 1; }
+	$(SNAKEMAKE) summary --until head
+	$(IN_ENVIRONMENT) task-arithmetic audit --quiet --why results/$(EXPERIMENT)/checkpoints
+	$(SNAKEMAKE) summary --until finetune --forcerun finetune --touch
+
 test: $(READY)  ## Run the tests (ARGS='-k name' for some of them)
 	$(IN_ENVIRONMENT) pytest $(ARGS)
+
+test-cluster: $(READY)  ## Run the tests that start a SLURM of their own (root, Debian's SLURM)
+	$(IN_ENVIRONMENT) pytest --numprocesses 0 -m slurm $(ARGS)
 
 benchmark: $(READY)  ## Measure speed and memory against reference implementations (long)
 	$(IN_ENVIRONMENT) python benchmarks/tangent.py $(ARGS)
 	$(IN_ENVIRONMENT) python benchmarks/selection.py
+	$(IN_ENVIRONMENT) python benchmarks/loading.py
 
 lint: $(READY)  ## Check style and workflow; changes nothing
 	$(IN_ENVIRONMENT) ruff check

@@ -31,6 +31,11 @@ include: "workflow/rules/figures.smk"
 include: "workflow/rules/merging.smk"
 
 
+rule fetch:
+    input:
+        get_downloads(),
+
+
 rule all_tables:
     default_target: True
     input:
@@ -53,6 +58,11 @@ rule all:
         rules.all_tables.input,
         rules.all_figures.input,
         rules.all_analyses.input,
+        rules.summary.output,
+
+
+onstart:
+    show_costs()
 
 
 onsuccess:

@@ -10,9 +10,10 @@ the image tower of an open_clip model, randomly initialized:
 And, without training, the tangents of eight task vectors on one batch: ours against eight calls of
 `torch.func.jvp`. Methods take turns within each repeat, so that whatever else the machine does hits
 all of them; times are medians, ratios are medians of the ratios within a repeat. Memory is
-that of a process of its own per method: the peak (on a CPU of resident memory above the imports, on
-a GPU of allocated memory), and the step's part of it, the most that torch allocates during a step
-beyond what it holds between steps: gradients and activations.
+that of a process of its own per method: the peak (on a CPU of resident memory above the imports,
+every tensor mapped by itself so that no allocator's leftovers count; on a GPU of allocated memory),
+and the step's part of it, the most that torch allocates during a step beyond what it holds between
+steps: gradients and activations. The rest of the peak is parameters, and θ0 for linearized models.
 
 Examples:
     python benchmarks/tangent.py
@@ -21,7 +22,6 @@ Examples:
 
 import argparse
 import csv
-import ctypes
 import gc
 import json
 import os
@@ -50,8 +50,6 @@ MODELS = {
     "RN50": (4, 128),
     "convnext_base": (2, 64),
 }
-ON_CPU = ("embedded", "ViT-B-32", "ViT-B-16", "RN50", "convnext_base")
-ON_GPU = ("embedded", "ViT-B-32", "ViT-B-16", "ViT-L-14", "RN50", "convnext_base")
 
 
 def tower(name: str):
@@ -270,10 +268,9 @@ def measure_memory(method: str, name: str, device: str, batch: int) -> dict[str,
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     events.sort(key=lambda e: e.start_ns())
     allocated = max(accumulate(e.nbytes() for e in events)) / 2**20
-    # Give back what construction, profile and earlier steps left, and forget their peak.
+    # Forget the peak of construction, profile and earlier steps.
     del profiler, events
     settle(device)
-    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     step()
     return {"peak": resident("VmHWM") - imported, "step": allocated}
@@ -294,7 +291,9 @@ def memory_of(method: str, name: str, device: str, batch: int, threads: int) -> 
     """
     job = json.dumps([method, name, device, batch])
     command = [sys.executable, __file__, "--threads", str(threads), "--measure-memory", job]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # What glibc keeps of freed memory depends on the order of everything before.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -426,9 +425,8 @@ def markdown(rows: list[dict], command: str) -> str:
         f"Made by `{command}` on: {'; '.join(sorted({r['hardware'] for r in rows}))}.",
         "",
         f"One training step. Floor of the time ratio: {FLOOR:.2f}. Peak is the process's memory "
-        "(on a CPU resident and above the imports: parameters, θ0, gradients, activations, and "
-        "what the allocator fragments); step is the most that torch allocates during a step "
-        "(gradients and activations).",
+        "(parameters, θ0 if linearized, gradients and activations; on a CPU above the imports); "
+        "step is the most that torch allocates during a step (gradients and activations).",
         "",
         "| model | device | batch | threads | method | seconds (quartiles) | time ratio "
         "| peak MiB | peak ratio | step MiB | step ratio |",
@@ -519,7 +517,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--models", nargs="+", choices=MODELS, help="default: what suits the device"
+        "--models", nargs="+", choices=MODELS, default=list(MODELS), help="default: all"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where present")
     parser.add_argument("--batch", type=int, help="default: per model and device")
@@ -546,7 +544,7 @@ def main() -> None:
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     rows = []
-    for name in arguments.models or (ON_GPU if device == "cuda" else ON_CPU):
+    for name in arguments.models:
         batch = arguments.batch or MODELS[name][device == "cuda"]
         found = benchmark(name, device, batch, arguments.threads, arguments.repeats)
         rows += [{**row, "hardware": hardware(device)} for row in found]

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("Snakefile", "config.yaml", "envs", "profiles", "workflow")
+SOURCES = (
+    "Snakefile", "config", "config.yaml", "envs", "profiles", "slurm", "workflow",
+)  # fmt: skip
 TASKS = ["digits", "shapes"]
 
 
@@ -38,14 +41,25 @@ class Project:
             "OMP_NUM_THREADS": "1",
             **variables,
         }
-        return subprocess.run(
+        if "HF_HUB_OFFLINE" not in variables:
+            # Commands that ran in this process set it.
+            environment.pop("HF_HUB_OFFLINE", None)
+        running = subprocess.Popen(
             [command, *map(str, arguments)],
             cwd=self.root,
             env=environment,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=540,
+            start_new_session=True,
         )
+        try:
+            printed = running.communicate(timeout=540)
+        except BaseException:
+            # Its jobs, too: they would go on and slow everything after them.
+            os.killpg(running.pid, signal.SIGKILL)
+            raise
+        return subprocess.CompletedProcess(running.args, running.returncode, *printed)
 
     def planned(self, *targets):
         """Return what Snakemake would run: the messages of the planned jobs, sorted."""

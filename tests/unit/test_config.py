@@ -24,6 +24,18 @@ def put(config, path, value):
     config[last] = value
 
 
+def expected(**changes):
+    """Return published numbers, of which one is changed."""
+    value = {
+        "table": "task_addition",
+        "mode": "linear",
+        "measure": "accuracy",
+        "source": "a",
+        "percent": {"tiny": 50.0},
+    }
+    return {"tolerance": 3, "sources": {"a": "A"}, "values": [value | changes]}
+
+
 def test_the_default_configuration_is_valid(config):
     check_config(config)
 
@@ -62,8 +74,40 @@ def test_the_default_configuration_is_valid(config):
         ("finetuning.warmup_steps", 10**6, "datasets.digits.finetuning: expected fewer "
          "warmup_steps than the"),
         ("datasets.digits.source", {"generator": "digits"}, "datasets.digits.source: expected the "
-         "keys generator, train, test, seed, or folder alone, found generator"),
+         "keys generator, seed, test, train, found generator"),
+        ("datasets.digits.source", {"hub": "a/b", "splits": {"test": "t"}}, "datasets.digits.source"
+         ": expected the keys hub, revision, splits and perhaps config, image, label, size_mb, "
+         "found hub, splits"),
+        ("datasets.digits.source", {"folder": "x", "seed": 1}, "datasets.digits.source: expected "
+         "the keys folder, found folder, seed"),
+        ("datasets.digits.source", {"parquet": {"test": ["t"]}}, "datasets.digits.source: expected "
+         "a train split of a task, found none"),
+        ("datasets.digits.source", {"hub": "b", "revision": "main", "splits": {"test": "t"}},
+         "datasets.digits.source.hub: expected"),
+        ("datasets.digits.class_names", 3, "datasets.digits.class_names: expected a list or a "
+         "mapping or a text, found 3"),
+        ("datasets.digits.class_names", "cifar", "datasets.digits.class_names: expected"),
+        ("expected", expected(source="b"), "expected.values.0.source: expected one of a, "
+         "found 'b'"),
+        ("expected", expected(percent={"big": 1}), "expected.values.0.percent: expected one of "
+         "tiny, found 'big'"),
         ("datasets.digits.templates", ["no place"], "datasets.digits.templates.0: expected"),
+        ("models.tiny.weights", "shipped", "models.tiny.weights: expected one of pretrain, found "),
+        ("models.tiny.weights", {}, "models.tiny.weights: expected pretrain, or the keys file, or "
+         "pretrained, or hub and file, or random_init, found none"),
+        ("models.tiny.weights.pretrained", "openai", "models.tiny.weights: expected pretrain, or "),
+        ("models.tiny.weights", {"pretrained": "openai"}, "models.tiny.architecture: expected a "
+         "name, for the tag 'openai'"),
+        ("models.tiny.weights", {"random_init": "0"}, "models.tiny.weights.random_init: expected "
+         "an integer"),
+        ("models.tiny.architecture", "ViT-B-23", "models.tiny.architecture: expected an open_clip "
+         "model name, found 'ViT-B-23'; did you mean ViT-B-32"),
+        ("datasets.digits.checkpoints", {"huge": {}}, "datasets.digits.checkpoints: expected one "
+         "of tiny, found 'huge'"),
+        ("datasets.digits.checkpoints", {"tiny": {"posthoc": {"file": "x"}}}, "datasets.digits."
+         "checkpoints.tiny: unknown key 'posthoc'; expected one of linear, nonlinear"),
+        ("datasets.digits.checkpoints", {"tiny": {"linear": {"file": "x", "revision": "y"}}},
+         "datasets.digits.checkpoints.tiny.linear: expected hub beside revision"),
     ],
 )  # fmt: skip
 def test_a_mistake_names_key_expectation_and_value(config, path, value, message):
@@ -72,6 +116,33 @@ def test_a_mistake_names_key_expectation_and_value(config, path, value, message)
         check_config(config)
     assert str(error.value).startswith(f"config.yaml: {message}")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"file": "encoder.safetensors"},
+        {"file": "encoder.safetensors", "random_init": 0},
+        {"pretrained": "openai"},
+        {"pretrained": "openai", "revision": "main", "random_init": 1},
+        {"hub": "a/b", "file": "c.bin"},
+        {"hub": "a/b", "revision": "main", "file": "c.bin"},
+        {"random_init": 0},
+        "pretrain",
+    ],
+)
+def test_weights_come_from_one_place(config, weights):
+    config["models"]["tiny"]["weights"] = weights
+    if "pretrained" in weights:
+        config["models"]["tiny"]["architecture"] = "ViT-B-32-quickgelu"
+    check_config(config)
+
+
+def test_pretraining_needs_its_settings(config):
+    config["models"]["tiny"]["weights"] = "pretrain"
+    del config["models"]["tiny"]["pretraining"]
+    with pytest.raises(PipelineError, match=r"tiny: expected the key 'pretraining' for weights: "):
+        check_config(config)
 
 
 def test_a_missing_key_is_named(config):
@@ -97,3 +168,15 @@ def test_a_task_changes_the_common_protocol_for_itself(config):
     assert finetuning_of(config, "letters") == config["finetuning"] | config["datasets"][
         "letters"
     ].get("finetuning", {})
+
+
+def test_a_model_changes_the_protocol_and_a_task_changes_that(config):
+    config["finetuning"] |= {"steps": 200, "accumulation": 1}
+    config["models"]["tiny"]["finetuning"] = {"accumulation": 2, "learning_rate": 0.002}
+    config["datasets"]["digits"]["finetuning"] = {"epochs": 3, "learning_rate": 0.003}
+    check_config(config)
+    protocol = finetuning_of(config, "digits", "tiny")
+    assert (protocol["accumulation"], protocol["epochs"]) == (2, 3)
+    assert protocol["learning_rate"] == 0.003
+    assert "steps" not in protocol
+    assert finetuning_of(config, "letters", "other")["accumulation"] == 1

@@ -7,15 +7,9 @@ import torch
 from PIL import Image
 
 from task_arithmetic.artifacts import PipelineError
-from task_arithmetic.datasets import (
-    check_split,
-    make_splits,
-    open_split,
-    read_class_names,
-    read_split,
-    split_train_validation,
-    write_split,
-)
+from task_arithmetic.datasets import make_splits, split_train_validation
+from task_arithmetic.loading import read_split
+from task_arithmetic.splits import check_split, open_split, read_class_names, write_split
 
 RULE = {"fraction": 0.1, "maximum": 5000, "seed": 0}
 
@@ -46,8 +40,8 @@ def test_a_split_comes_back_from_parquet(tmp_path):
     path = tmp_path / "train.parquet"
     write_split(path, small([0, 1, 1]))
     split = read_split(path, size=4)
-    assert split.images.shape == (3, 4, 4, 3)
-    assert split.images[:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert split.images.array.shape == (3, 4, 4, 3)
+    assert split.images.array[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert split.labels.tolist() == [0, 1, 1]
     assert split.class_names == read_class_names(path) == ("cat", "dog")
 
@@ -57,18 +51,18 @@ def test_other_sizes_are_scaled_on_the_shorter_side_and_cut_in_the_middle(tmp_pa
     wide[:, 4:12] = 200
     data = small([0]).map(lambda _: {"image": Image.fromarray(wide)})
     write_split(tmp_path / "wide.parquet", data)
-    assert (read_split(tmp_path / "wide.parquet", size=8).images == 200).all()
+    assert (read_split(tmp_path / "wide.parquet", size=8).images.array == 200).all()
 
 
-def test_generated_splits_follow_the_rule():
+def test_generated_splits_follow_the_rule(tmp_path):
     source = {"generator": "shapes", "train": 50, "test": 20, "seed": 0}
-    splits = make_splits("shapes", source, RULE)
+    splits = make_splits("shapes", source, RULE, tmp_path)
     assert {name: len(data) for name, data in splits.items()} == {
         "train": 45,
         "validation": 5,
         "test": 20,
     }
-    again = make_splits("shapes", source, RULE)
+    again = make_splits("shapes", source, RULE, tmp_path)
     assert splits["train"][:]["label"] == again["train"][:]["label"]
 
 
@@ -79,7 +73,7 @@ def test_images_in_folders_become_a_dataset(tmp_path):
             folder.mkdir(parents=True)
             for index in range(count):
                 Image.new("RGB", (4, 4), (index, 0, 0)).save(folder / f"{index}.png")
-    splits = make_splits("pets", {"folder": str(tmp_path)}, RULE)
+    splits = make_splits("pets", {"folder": str(tmp_path)}, RULE, tmp_path)
     assert {name: len(data) for name, data in splits.items()} == {
         "train": 18,
         "validation": 2,
@@ -88,20 +82,20 @@ def test_images_in_folders_become_a_dataset(tmp_path):
     assert splits["test"].features["label"].names == ["cat", "dog"]
     (tmp_path / "test" / "cow").mkdir()
     with pytest.raises(PipelineError, match=r"pets: classes \['cow'\]"):
-        make_splits("pets", {"folder": str(tmp_path)}, RULE)
+        make_splits("pets", {"folder": str(tmp_path)}, RULE, tmp_path)
 
 
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(PipelineError, match=r"pets: expected images in .*found no class folder"):
-        make_splits("pets", {"folder": str(tmp_path)}, RULE)
+        make_splits("pets", {"folder": str(tmp_path)}, RULE, tmp_path)
 
 
-def test_an_empty_split_is_named():
+def test_an_empty_split_is_named(tmp_path):
     with pytest.raises(PipelineError, match=r"pets \(test\): expected at least one example"):
         check_split("pets (test)", small([]))
     source = {"generator": "shapes", "train": 5, "test": 5, "seed": 0}
     with pytest.raises(PipelineError, match=r"shapes \(validation\): expected at least one"):
-        make_splits("shapes", source, RULE)
+        make_splits("shapes", source, RULE, tmp_path)
 
 
 def test_a_label_without_a_name_is_named(tmp_path):

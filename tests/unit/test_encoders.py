@@ -11,7 +11,6 @@ import yaml
 from task_arithmetic.artifacts import PipelineError, read_tensors, write_tensors
 from task_arithmetic.encoders import (
     Preprocess,
-    adopt_encoder,
     build_clip,
     build_tokenizer,
     load_clip,
@@ -59,31 +58,10 @@ def test_a_head_is_the_normalized_mean_of_normalized_prompts(architecture):
     torch.testing.assert_close(head[1], 100 * mean / mean.norm())
 
 
-def test_half_precision_weights_are_adopted_in_single_precision(architecture, tmp_path):
-    source, path = tmp_path / "half.safetensors", tmp_path / "encoder.safetensors"
-    save_encoder(source, "tiny", build_clip(architecture).half(), architecture, PREPROCESS)
-    adopt_encoder(source, path, "tiny", architecture)
-    half, _ = read_tensors(source, "encoder")
-    adopted, _ = read_tensors(path, "encoder")
-    assert {tensor.dtype for tensor in adopted.values()} == {torch.float32}
-    assert all(torch.equal(adopted[name], half[name].float()) for name in half)
-
-
-def test_weights_of_another_architecture_are_refused(architecture, tmp_path):
-    source = tmp_path / "encoder.safetensors"
-    save_encoder(source, "tiny", build_clip(architecture), architecture, PREPROCESS)
-    other = {**architecture, "embed_dim": 8}
-    with pytest.raises(PipelineError, match="expected the configured architecture of tiny"):
-        adopt_encoder(source, tmp_path / "adopted.safetensors", "tiny", other)
-
-
-def test_missing_and_broken_weights_are_named(architecture, tmp_path):
+def test_missing_weights_are_named(architecture, tmp_path):
     source = tmp_path / "encoder.safetensors"
     save_encoder(source, "tiny", build_clip(architecture), architecture, PREPROCESS)
     tensors, metadata = read_tensors(source, "encoder")
-    write_tensors(source, tensors | {"visual.proj": tensors["visual.proj"] * torch.nan}, metadata)
-    with pytest.raises(PipelineError, match=r"found NaN or infinity in \['visual.proj'\]"):
-        adopt_encoder(source, tmp_path / "adopted.safetensors", "tiny", architecture)
     del tensors["visual.proj"]
     write_tensors(source, tensors, metadata)
     with pytest.raises(PipelineError, match=r"does not fit its architecture: .*proj"):
@@ -107,7 +85,7 @@ def test_pretraining_is_deterministic_and_learns(architecture):
 def test_the_shipped_encoder_is_the_configured_one_and_small():
     folder = ROOT / "workflow" / "assets" / "tiny"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 10e6
-    _, metadata = read_tensors(ROOT / TINY["weights"], "encoder")
+    _, metadata = read_tensors(ROOT / TINY["weights"]["file"], "encoder")
     assert json.loads(metadata["architecture"]) == TINY["architecture"]
     assert json.loads(metadata["pretraining"]) == TINY["pretraining"]
     assert json.loads(metadata["preprocess"]) == TINY["preprocess"]

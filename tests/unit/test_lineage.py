@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from task_arithmetic import lineage
-from task_arithmetic.artifacts import PipelineError, read_json, sha256
-from task_arithmetic.lineage import record_path, recorded_step
+from task_arithmetic.artifacts import PipelineError, read_json, sha256, write_json
+from task_arithmetic.lineage import read_record, record_path, recorded_step
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_an_unknown_module_is_named():
 def run_step(inputs, output, content="made"):
     with recorded_step("vector", {"task": "digits"}, ("vectors",), inputs, [output]) as step:
         output.write_text(content)
-        step.facts["device"] = "cpu"
+        step.facts["examples"] = 3
 
 
 def test_a_record_says_what_made_the_artifact(tmp_path):
@@ -77,7 +77,7 @@ def test_a_record_says_what_made_the_artifact(tmp_path):
     assert record["code"]["digest"] == lineage.code_digest("vectors")
     assert "vectors.py" in record["code"]["files"]
     assert record["packages"]["torch"]
-    assert record["facts"] == {"device": "cpu"}
+    assert record["facts"] == {"examples": 3}
     assert record["seconds"] >= 0
     assert record["peak_memory_bytes"] > 0
 
@@ -107,3 +107,69 @@ def test_a_failed_step_leaves_no_old_record(tmp_path):
     with pytest.raises(RuntimeError), recorded_step("x", {}, ("vectors",), [], [output]):
         raise RuntimeError
     assert not record_path(output).exists()
+
+
+def test_paths_in_a_record_are_relative_to_the_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.txt").write_text("raw")
+    (tmp_path / "made").mkdir()
+    run_step([tmp_path / "in.txt"], tmp_path / "made" / "out.txt")
+    record = read_record("made/out.txt")
+    assert record["artifact"] == "made/out.txt"
+    assert [file["path"] for file in record["inputs"] + record["outputs"]] == [
+        "in.txt",
+        "made/out.txt",
+    ]
+
+
+def test_a_record_names_every_seed_and_where_it_ran(tmp_path):
+    settings = {"seed": 3, "task": "digits", "validation": {"seed": 7, "fraction": 0.1}}
+    output = tmp_path / "out.txt"
+    with recorded_step("dataset", settings, ("artifacts",), [], [output]):
+        output.write_text("made")
+    record = read_record(output)
+    assert record["seeds"] == {"seed": 3, "validation.seed": 7}
+    assert record["device"] == "cpu" or record["device"].startswith("cuda (")
+    assert record["threads"] >= 1
+    assert record["code"]["modules"] == ["artifacts"]
+    assert record["lock"] == sha256(lineage.PACKAGE.parents[1] / "envs" / "requirements.lock")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: record.update(seconds=1e6), "edited since it was written"),
+        (lambda record: record["settings"].update(task="shapes"), "edited since it was written"),
+        (lambda record: record.pop("git"), "'git' is a required property"),
+        (lambda record: record.update(schema_version=1), "2 was expected"),
+        (lambda record: record["outputs"][0].update(sha256="abc"), "'abc' does not match"),
+    ],
+)
+def test_an_edited_record_is_refused(tmp_path, change, message):
+    output = tmp_path / "out.txt"
+    run_step([], output)
+    record = read_json(record_path(output))
+    change(record)
+    write_json(record_path(output), record)
+    with pytest.raises(PipelineError, match=message):
+        read_record(output)
+
+
+def test_a_reused_file_is_checked_and_recorded_like_an_input(tmp_path):
+    reused, output = tmp_path / "reused.txt", tmp_path / "out.txt"
+    run_step([], reused)
+    with recorded_step("features", {}, ("artifacts",), [], [output]) as step:
+        step.reuses([reused])
+        output.write_text("made")
+    assert [file["path"] for file in read_record(output)["inputs"]] == [str(reused)]
+    reused.write_text("changed")
+    with (
+        pytest.raises(PipelineError, match="damaged or modified"),
+        recorded_step("features", {}, ("artifacts",), [], [output]) as step,
+    ):
+        step.reuses([reused])
+
+
+def test_the_shipped_encoder_has_a_record_that_describes_it():
+    shipped = lineage.PACKAGE.parent / "assets" / "tiny" / "encoder.safetensors"
+    assert read_record(shipped)["outputs"][0]["sha256"] == sha256(shipped)

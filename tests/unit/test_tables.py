@@ -148,6 +148,29 @@ def test_rendered_tables_have_percents_means_and_the_best_in_bold():
     )
 
 
+@pytest.mark.parametrize(("markup", "mark"), [("markdown", "‡"), ("latex", r"$\ddagger$")])
+def test_numbers_with_imported_models_are_marked(markup, mark):
+    made = experiment()
+    single = tables.single_task(made.singles, made.tasks)
+    assert tables.with_imported(single, []) is single
+    text = render("single_task", single, made.tasks, markup)
+    assert mark not in text
+    marked = tables.with_imported(single, [["tiny", "linear", "digits"]])
+    rows = marked[marked.imported]
+    assert rows[["mode", "task", "split"]].to_numpy().tolist() == [
+        ["linear", "digits", "validation"],
+        ["linear", "digits", "test"],
+    ]
+    summary, *by_task = render("single_task", marked, made.tasks, markup).split(
+        "### " if markup == "markdown" else r"\end{table}"
+    )
+    # Both columns of the method's mean, the legend, and one cell of one task.
+    assert summary.count(mark) == 3
+    assert [line[:8] for line in by_task[0].splitlines() if mark in line] in (
+        ["| digits"], ["digits &"],
+    )  # fmt: skip
+
+
 def test_latex_is_escaped_and_balanced():
     made = experiment()
     single = tables.single_task(made.singles, made.tasks)
@@ -168,3 +191,72 @@ def test_shown_tables_are_the_summaries_and_say_where_the_rest_is(tmp_path):
     assert "Linearized FT." in text
     assert "digits" not in text
     assert "single_task.md" in text
+
+
+def published(**percent):
+    """Expect numbers of the linear mode, and of the non-linear one from two sources."""
+    common = {"table": "task_addition", "measure": "accuracy"}
+    return {
+        "tolerance": 3.0,
+        "sources": {"paper": "A paper", "again": "Its reproduction"},
+        "values": [
+            {**common, "mode": "linear", "source": "paper", "percent": {"tiny": percent["linear"]}},
+            {**common, "mode": "nonlinear", "source": "paper", "percent": {"tiny": percent["low"]}},
+            {
+                **common,
+                "mode": "nonlinear",
+                "source": "again",
+                "percent": {"tiny": percent["high"]},
+            },
+        ],
+    }
+
+
+def addition_text(expected, markup="markdown"):
+    made = experiment()
+    single = tables.single_task(made.singles, made.tasks)
+    table = tables.task_addition(made.addition_tests, made.addition_selections, single, made.tasks)
+    ours = table.groupby("mode").accuracy.mean() * 100
+    return ours, render("task_addition", table, made.tasks, markup, single, expected(ours))
+
+
+def test_published_numbers_stand_beside_ours_and_far_ones_are_marked():
+    ours, text = addition_text(
+        lambda ours: published(
+            linear=ours["linear"] + 3.5, low=ours["nonlinear"] - 9, high=ours["nonlinear"] + 2.5
+        )
+    )
+    summary = text.partition("\n### ")[0]
+    rows = {line.split("|")[1].strip(): line for line in summary.splitlines() if "|" in line}
+    assert "Paper" in rows["Method"]
+    assert f"{ours['linear'] + 3.5:.1f} [1]" in rows["Linearized FT."]
+    nonlinear = f"{ours['nonlinear'] - 9:.1f} [1], {ours['nonlinear'] + 2.5:.1f} [2]"
+    assert nonlinear in rows["Non-linear FT."]
+    # Beyond 3.0 from the only number; between two numbers.
+    assert "†" in rows["Linearized FT."]
+    assert "†" not in rows["Non-linear FT."]
+    assert "[1] A paper; [2] Its reproduction. †: more than 3 points" in summary
+    assert "Paper" not in text.partition("\n### ")[2]
+
+
+def test_a_measure_without_published_numbers_has_no_column_for_them():
+    _, text = addition_text(lambda _: published(linear=50, low=50, high=50))
+    heads = next(line for line in text.splitlines() if line.startswith("| Method"))
+    assert [head.strip() for head in heads.split("|")[2:5]] == [
+        "Absolute (↑)",
+        "Paper",
+        "Normalized (↑)",
+    ]
+
+
+def test_latex_has_the_published_numbers_too():
+    _, text = addition_text(lambda _: published(linear=1, low=50, high=50), "latex")
+    assert r"$\dagger$" in text
+    assert "1.0 [1]" in text
+
+
+def test_expectations_of_another_table_change_nothing():
+    other = published(linear=50, low=50, high=50)
+    for value in other["values"]:
+        value["table"] = "task_negation"
+    assert addition_text(lambda _: other)[1] == addition_text(lambda _: None)[1]

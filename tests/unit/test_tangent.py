@@ -591,6 +591,18 @@ def test_second_derivatives_are_refused():
         gradient.sum().backward()
 
 
+def test_a_compiled_model_gives_the_same_gradients():
+    module, x = build("mlp")
+    model = linearize(module)
+    perturb(model)
+    gradients = []
+    for variant in (model, torch.compile(model, backend="aot_eager")):
+        variant(x).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+        model.zero_grad()
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
 def test_two_processes_average_their_gradients_through_accelerate(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(

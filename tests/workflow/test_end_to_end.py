@@ -9,9 +9,9 @@ from projects import ROOT, TASKS
 
 from task_arithmetic import TaskVector
 from task_arithmetic.artifacts import read_json, read_tensors, sha256
-from task_arithmetic.datasets import read_split
 from task_arithmetic.encoders import load_encoder
 from task_arithmetic.lineage import record_path
+from task_arithmetic.loading import read_split
 
 COLUMNS = {
     "single_task": ["model", "seed", "mode", "task", "split", "accuracy", "accuracy_se"],
@@ -43,7 +43,7 @@ def measured(project, mode, weights, alpha, dataset):
     )
     head = read_tensors(project.result(f"heads/tiny/{dataset}.safetensors"), "head")[0]["weight"]
     split = read_split(project.result(f"datasets/{dataset}/test.parquet"), 32)
-    inputs = encoder.preprocess(torch.from_numpy(split.images))
+    inputs = encoder.preprocess(torch.from_numpy(split.images.array))
     theta = {name: value.detach() for name, value in encoder.tower.named_parameters()}
 
     def network(parameters):
@@ -149,6 +149,6 @@ def test_sums_by_a_pass_and_from_stored_features_agree(finished_project, mode):
 
 def test_pretraining_from_scratch_is_part_of_the_graph(new_project, tmp_path):
     project = new_project.copy_to(tmp_path / "project")
-    project.configure(lambda config: config["models"]["tiny"].update(pretrain="scratch"))
+    project.configure(lambda config: config["models"]["tiny"].update(weights="pretrain"))
     assert "pre-training tiny" in project.planned("all_tables")
     assert "pre-training tiny" not in new_project.planned("all_tables")

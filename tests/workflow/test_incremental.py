@@ -6,6 +6,7 @@ import re
 from projects import TASKS
 
 TABLES = [f"table {name}" for name in ("single_task", "task_addition", "task_negation")]
+TABLES.append("summary of the tables")
 FIGURES = [
     f"figure {name}"
     for name in ("addition_curves", "negation_curves", "single_task_against_edited")

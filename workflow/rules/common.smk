@@ -5,8 +5,15 @@ import sys
 from pathlib import Path
 
 from task_arithmetic.artifacts import PipelineError, canonical_json
-from task_arithmetic.config import check_config, check_duplicate_keys, finetuning_of
+from task_arithmetic.config import (
+    check_config,
+    check_duplicate_keys,
+    finetuning_of,
+    local_files,
+)
+from task_arithmetic.estimates import costs, render_costs
 from task_arithmetic.lineage import code_digest
+from task_arithmetic.plan import planned_job
 
 CONFIG_FILES = [str(path) for path in workflow.configfiles]
 TABLES = ["single_task", "task_addition", "task_negation"]
@@ -14,8 +21,14 @@ FIGURES = ["addition_curves", "negation_curves", "single_task_against_edited"]
 # Post-hoc linearization trains nothing: it moves the tangent model along the non-linear vectors.
 VECTOR_MODES = {"nonlinear": "nonlinear", "posthoc": "nonlinear", "linear": "linear"}
 TANGENT_MODES = ["posthoc", "linear"]
-# Caching between workflows is on where a cache folder is named (and --cache is given).
-SHARED_CACHE = bool(os.environ.get("SNAKEMAKE_OUTPUT_CACHE"))
+# Caching between workflows is on with --cache, in a folder of the user's unless one is named.
+SHARED_CACHE = workflow.workflow_settings.cache is not None
+if SHARED_CACHE:
+    folder = Path.home() / ".cache" / "task-arithmetic"
+    os.environ.setdefault("SNAKEMAKE_OUTPUT_CACHE", str(folder))
+    Path(os.environ["SNAKEMAKE_OUTPUT_CACHE"]).mkdir(parents=True, exist_ok=True)
+# Beside the results of all experiments: what was fetched once serves them all.
+DOWNLOADS = "downloads"
 COLUMN_STORE = f"results/{config['experiment']}/columns"
 
 try:
@@ -47,38 +60,123 @@ wildcard_constraints:
     figure="|".join(FIGURES),
 
 
+def get_source(name):
+    """Return where a dataset comes from."""
+    return config["datasets"][name]["source"]
+
+
 def get_source_files(wildcards):
-    """Return the image files of a dataset that is read from a folder."""
-    folder = config["datasets"][wildcards.dataset]["source"].get("folder")
-    return sorted(str(path) for path in Path(folder).glob("*/*/*.*")) if folder else []
+    """Return the local files that a dataset is read from."""
+    return [str(path) for path in local_files(get_source(wildcards.dataset))]
 
 
-def get_dataset_settings(wildcards):
-    """Return a dataset's own slice of the configuration."""
+def get_manifest(wildcards):
+    """Return the manifest of a dataset's download; the others have none."""
+    hub = "hub" in get_source(wildcards.dataset)
+    return ["<results>/downloads/{dataset}.json"] if hub else []
+
+
+def get_downloads():
+    """Return what is fetched from a hub: datasets, weights, and checkpoints to import."""
+    fetched = [name for name in DATASETS if "hub" in get_source(name)]
+    models = config["models"]
+    weights = [name for name in models if is_downloaded(models[name]["weights"])]
+    checkpoints = [
+        f"<results>/downloads/{model}/{mode}/{task}.weights"
+        for task in TASKS
+        for model, by_mode in config["datasets"][task].get("checkpoints", {}).items()
+        for mode, source in by_mode.items()
+        if is_downloaded(source)
+    ]
+    return [
+        *expand("<results>/downloads/{dataset}.json", dataset=fetched),
+        *expand("<results>/downloads/{model}/encoder.weights", model=weights),
+        *checkpoints,
+    ]
+
+
+def get_dataset_download_settings(wildcards):
+    """Return what is fetched: what a dataset's columns are called does not matter here."""
+    keys = ("hub", "revision", "config", "splits", "size_mb")
+    source = get_source(wildcards.dataset)
     return canonical_json(
         {
             "dataset": wildcards.dataset,
-            "source": config["datasets"][wildcards.dataset]["source"],
+            "source": {key: source[key] for key in keys if key in source},
+        }
+    )
+
+
+def get_dataset_settings(wildcards):
+    """Return a dataset's own slice of the configuration, without what only estimates take."""
+    source = get_source(wildcards.dataset)
+    estimates = ("size_mb", "images")
+    return canonical_json(
+        {
+            "dataset": wildcards.dataset,
+            "source": {key: source[key] for key in source if key not in estimates},
             "validation": config["validation"],
         }
     )
 
 
-def get_encoder_source(wildcards):
-    """Return the weights to adopt: the shipped ones, or those pre-trained here."""
-    model = config["models"][wildcards.model]
-    return (
-        model["weights"]
-        if model["pretrain"] == "shipped"
-        else rules.pretrain.output.encoder
-    )
+def is_downloaded(source):
+    """Return whether weights come from a hub, and not from a file or from here."""
+    return source != "pretrain" and bool({"pretrained", "hub"} & set(source))
+
+
+def get_encoder_weights(wildcards):
+    """Return the weights to adopt: pre-trained here, downloaded, given, or none."""
+    weights = config["models"][wildcards.model]["weights"]
+    if weights == "pretrain":
+        return rules.pretrain.output.encoder
+    if is_downloaded(weights):
+        return rules.download_weights.output.weights
+    return weights.get("file", [])
+
+
+def get_encoder_description(wildcards):
+    """Return what is known of downloaded weights."""
+    weights = config["models"][wildcards.model]["weights"]
+    return rules.download_weights.output.description if is_downloaded(weights) else []
 
 
 def get_encoder_settings(wildcards):
-    """Return what decides whether weights fit the configured model."""
+    """Return what decides whether weights fit the configured model, and how it sees images."""
     model = config["models"][wildcards.model]
+    weights = model["weights"]
     return canonical_json(
-        {"model": wildcards.model, "architecture": model["architecture"]}
+        {
+            "model": wildcards.model,
+            "architecture": model["architecture"],
+            "preprocess": model.get("preprocess", {}),
+            "random_init": (
+                None if weights == "pretrain" else weights.get("random_init")
+            ),
+        }
+    )
+
+
+def get_weights_download_settings(wildcards):
+    """Return where a model's weights are downloaded from, and for what architecture."""
+    model = config["models"][wildcards.model]
+    return get_hub_slice(model["architecture"], model["weights"])
+
+
+def get_checkpoint_download_settings(wildcards):
+    """Return where a task's fine-tuned weights are downloaded from."""
+    architecture = config["models"][wildcards.model]["architecture"]
+    return get_hub_slice(architecture, get_imported(wildcards))
+
+
+def get_hub_slice(architecture, source):
+    """Return what a download of weights needs to know."""
+    keys = ("pretrained", "hub", "revision", "file")
+    return canonical_json(
+        {
+            "architecture": architecture,
+            "source": {key: source[key] for key in keys if key in source},
+        }
     )
 
 
@@ -93,11 +191,13 @@ def get_pretraining_settings(wildcards):
 
 def get_head_settings(wildcards):
     """Return a dataset's prompts."""
+    dataset = config["datasets"][wildcards.dataset]
     return canonical_json(
         {
             "model": wildcards.model,
             "dataset": wildcards.dataset,
-            "templates": config["datasets"][wildcards.dataset]["templates"],
+            "templates": dataset["templates"],
+            "class_names": dataset.get("class_names"),
         }
     )
 
@@ -111,10 +211,42 @@ def get_finetune_settings(wildcards):
             "hyperparameters": {
                 "mode": wildcards.vector_mode,
                 "seed": int(wildcards.seed),
-                **finetuning_of(config, wildcards.task),
+                **finetuning_of(config, wildcards.task, wildcards.model),
             },
         }
     )
+
+
+def get_imported(wildcards):
+    """Return where a task's fine-tuned weights are imported from; None if they are trained."""
+    by_model = config["datasets"][wildcards.task].get("checkpoints", {})
+    return by_model.get(wildcards.model, {}).get(wildcards.vector_mode)
+
+
+def get_foreign_checkpoint(wildcards):
+    """Return the file to import: downloaded or given."""
+    source = get_imported(wildcards)
+    if is_downloaded(source):
+        return rules.download_checkpoint.output.weights
+    return source["file"]
+
+
+def get_import_settings(wildcards):
+    """Return what an imported checkpoint is."""
+    return canonical_json(
+        {
+            "model": wildcards.model,
+            "task": wildcards.task,
+            "mode": wildcards.vector_mode,
+        }
+    )
+
+
+def get_checkpoint(wildcards):
+    """Return the fine-tuned weights of a task: imported if the configuration says so."""
+    if get_imported(wildcards):
+        return rules.import_checkpoint.output.checkpoint
+    return rules.finetune.output.checkpoint
 
 
 def get_tangent_vectors(wildcards):
@@ -297,7 +429,23 @@ def get_edit_files(edits, name):
 
 
 def get_table_settings():
-    """Return what the tables and figures show: the tasks in their configured order."""
+    """Return what the tables show: tasks in order, which were imported, published numbers."""
+    keys = ("tasks", "control", "control_threshold")
+    imported = [
+        [model, mode, task]
+        for task in TASKS
+        for model, by_mode in config["datasets"][task].get("checkpoints", {}).items()
+        for mode in config["modes"]
+        if VECTOR_MODES[mode] in by_mode
+    ]
+    shown = {key: config[key] for key in keys}
+    return canonical_json(
+        {**shown, "imported": imported, "expected": config.get("expected")}
+    )
+
+
+def get_figure_settings():
+    """Return what the figures show: the tasks in their configured order."""
     keys = ("tasks", "control", "control_threshold")
     return canonical_json({key: config[key] for key in keys})
 
@@ -343,3 +491,11 @@ def show_tables():
     )
     if asked & {"all_tables", "all"} and all(Path(file).exists() for file in files):
         shell("task-arithmetic show {files}")
+
+
+def show_costs():
+    """Print what a run on a cluster is about to cost."""
+    if workflow.local_exec:
+        return
+    jobs = [planned_job(job) for job in workflow.dag.needrun_jobs()]
+    print(render_costs(costs(jobs, config), config["planning"]["tflops"]))

@@ -119,7 +119,7 @@ def get_variants_settings(wildcards):
             "hyperparameters": {
                 "mode": "nonlinear",
                 "seed": int(wildcards.seed),
-                **finetuning_of(config, wildcards.task),
+                **finetuning_of(config, wildcards.task, wildcards.model),
             },
             "variants": get_variants(wildcards),
         }

@@ -19,14 +19,14 @@ rule features:
         runtime=120,
     params:
         settings=get_features_settings,
-        code=code_digest("features", "datasets"),
+        code=code_digest("features"),
         store=COLUMN_STORE,
     message:
         "tangent features of {wildcards.dataset}, seed {wildcards.seed}"
     shell:
         "task-arithmetic features --settings {params.settings:q} --encoder {input.encoder}"
         " --examples '{input.examples}' --vectors '{input.vectors}' --store {params.store}"
-        " --output {output.manifest} --threads {threads} --log {log}"
+        " --output {output.manifest} --threads {threads} --memory-mb {resources.mem_mb} --log {log}"
 
 
 rule nonlinear_curve:
@@ -45,13 +45,14 @@ rule nonlinear_curve:
         runtime=120,
     params:
         settings=get_nonlinear_curve_settings,
-        code=code_digest("features", "curves", "datasets"),
+        code=code_digest("features", "curves"),
     message:
         "{wildcards.curve} curve of {wildcards.edit}, nonlinear, seed {wildcards.seed}"
     shell:
         "task-arithmetic curve --settings {params.settings:q} --encoder {input.encoder}"
         " --vectors '{input.vectors}' --heads '{input.heads}' --examples '{input.examples}'"
-        " --selection '{input.selection}' --output {output.curve} --threads {threads} --log {log}"
+        " --selection '{input.selection}' --output {output.curve} --threads {threads}"
+        " --memory-mb {resources.mem_mb} --log {log}"
 
 
 rule tangent_curve:
@@ -67,6 +68,7 @@ rule tangent_curve:
         curve="<results>/edits/{model}/{seed}/{tangent_mode}/all/{curve}.csv",
     log:
         "<logs>/curve/{model}/{seed}/{tangent_mode}/all/{curve}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -93,6 +95,7 @@ rule selection:
         selection="<results>/edits/{model}/{seed}/{mode}/{edit}/selection.csv",
     log:
         "<logs>/selection/{model}/{seed}/{mode}/{edit}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1

@@ -11,6 +11,7 @@ rule figure:
         pdf="<results>/figures/{figure}.pdf",
     log:
         "<logs>/figures/{figure}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -18,7 +19,7 @@ rule figure:
         mem_mb=2000,
         runtime=10,
     params:
-        settings=get_table_settings(),
+        settings=get_figure_settings(),
         code=code_digest("figures"),
     message:
         "figure {wildcards.figure}"

@@ -21,7 +21,7 @@ rule merge:
         runtime=240,
     params:
         settings=get_merge_settings,
-        code=code_digest("merging", "measuring", "datasets", "coefficients"),
+        code=code_digest("merging", "measuring", "coefficients"),
     message:
         "merged models, {wildcards.mode}, seed {wildcards.seed}"
     shell:
@@ -29,7 +29,8 @@ rule merge:
         " --vectors '{input.vectors}' --heads '{input.heads}'"
         " --validation '{input.validation}' --test '{input.test}' --singles '{input.singles}'"
         " --curves {output.curves} --selection {output.selection} --output {output.test}"
-        " --threads {threads} --log {log}"
+        " --threads {threads}"
+        " --memory-mb {resources.mem_mb} --log {log}"
 
 
 rule nonlinear_subsets:
@@ -54,14 +55,15 @@ rule nonlinear_subsets:
         runtime=240,
     params:
         settings=get_subsets_settings,
-        code=code_digest("measuring", "datasets"),
+        code=code_digest("measuring"),
     message:
         "sums over subsets, nonlinear, seed {wildcards.seed}"
     shell:
         "task-arithmetic subsets --settings {params.settings:q} --encoder {input.encoder}"
         " --vectors '{input.vectors}' --heads '{input.heads}'"
         " --validation '{input.validation}' --test '{input.test}' --singles '{input.singles}'"
-        " --output {output.subsets} --ensemble {output.ensemble} --threads {threads} --log {log}"
+        " --output {output.subsets} --ensemble {output.ensemble} --threads {threads}"
+        " --memory-mb {resources.mem_mb} --log {log}"
 
 
 rule tangent_subsets:
@@ -76,6 +78,7 @@ rule tangent_subsets:
         coefficients="<results>/subsets/{model}/{seed}/{tangent_mode}/coefficients.csv",
     log:
         "<logs>/subsets/{model}/{seed}/{tangent_mode}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -114,13 +117,15 @@ rule variants:
         runtime=720,
     params:
         settings=get_variants_settings,
-        code=code_digest("variants", "datasets"),
+        code=code_digest("variants"),
     message:
         "variants of fine-tuning {wildcards.model} on {wildcards.task}, seed {wildcards.seed}"
     shell:
-        "task-arithmetic variants --settings {params.settings:q} --encoder {input.encoder}"
+        # Replaces the shell, so that a scheduler's signals reach the training.
+        "exec task-arithmetic variants --settings {params.settings:q} --encoder {input.encoder}"
         " --head {input.head} --train {input.train} --output {output.vectors}"
-        " --threads {threads} --log {log}"
+        " --threads {threads}"
+        " --memory-mb {resources.mem_mb} --log {log}"
 
 
 rule negation_baselines:
@@ -157,7 +162,7 @@ rule negation_baselines:
         runtime=240,
     params:
         settings=get_baselines_settings,
-        code=code_digest("baselines", "datasets"),
+        code=code_digest("baselines"),
     message:
         "baselines of negation, seed {wildcards.seed}"
     shell:
@@ -165,7 +170,8 @@ rule negation_baselines:
         " --encoder {input.encoder} --vectors '{input.vectors}' --variants '{input.variants}'"
         " --heads '{input.heads}' --validation '{input.validation}' --test '{input.test}'"
         " --curves {output.curves} --selection {output.selection} --output {output.test}"
-        " --threads {threads} --log {log}"
+        " --threads {threads}"
+        " --memory-mb {resources.mem_mb} --log {log}"
 
 
 rule ablations:
@@ -196,14 +202,15 @@ rule ablations:
         runtime=240,
     params:
         settings=get_ablations_settings,
-        code=code_digest("ablations", "variants", "datasets"),
+        code=code_digest("ablations", "variants"),
     message:
         "ablations of addition, seed {wildcards.seed}"
     shell:
         "task-arithmetic ablations --settings {params.settings:q} --encoder {input.encoder}"
         " --vectors '{input.vectors}' --variants '{input.variants}' --heads '{input.heads}'"
         " --validation '{input.validation}' --test '{input.test}' --singles '{input.singles}'"
-        " --output {output.runs} --threads {threads} --log {log}"
+        " --output {output.runs} --threads {threads}"
+        " --memory-mb {resources.mem_mb} --log {log}"
 
 
 rule similarity:
@@ -213,6 +220,7 @@ rule similarity:
         cosines="<results>/similarity/{model}/{seed}/cosines.csv",
     log:
         "<logs>/similarity/{model}/{seed}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -244,6 +252,7 @@ rule merging_table:
         latex="<results>/tables/{merging_table}.tex",
     log:
         "<logs>/tables/{merging_table}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -273,6 +282,7 @@ rule merging_figure:
         pdf="<results>/figures/{merging_figure}.pdf",
     log:
         "<logs>/figures/{merging_figure}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1

@@ -12,6 +12,7 @@ rule single_task:
         latex="<results>/tables/single_task.tex",
     log:
         "<logs>/tables/single_task.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -45,6 +46,7 @@ rule task_addition:
         latex="<results>/tables/task_addition.tex",
     log:
         "<logs>/tables/task_addition.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -77,6 +79,7 @@ rule task_negation:
         latex="<results>/tables/task_negation.tex",
     log:
         "<logs>/tables/task_negation.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -92,3 +95,27 @@ rule task_negation:
         "task-arithmetic table task_negation --settings {params.settings:q}"
         " --tests '{input.tests}' --selections '{input.selections}'"
         " --csv {output.csv} --markdown {output.markdown} --latex {output.latex} --log {log}"
+
+
+rule summary:
+    input:
+        tables=expand("<results>/tables/{table}.csv", table=TABLES),
+        curves=get_edit_files(["addition"], "validation"),
+    output:
+        metrics="<results>/summary/metrics.json",
+        mean_curves="<results>/summary/mean_curves.csv",
+    log:
+        "<logs>/summary.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        code=code_digest("summaries"),
+    message:
+        "summary of the tables"
+    shell:
+        "task-arithmetic summary --tables '{input.tables}' --curves '{input.curves}'"
+        " --metrics {output.metrics} --mean-curves {output.mean_curves} --log {log}"

@@ -12,6 +12,9 @@ import typer
 
 from task_arithmetic import (
     cli_curves,
+    cli_data,
+    cli_imports,
+    cli_lineage,
     cli_merging,
     cli_merging_tables,
     cli_models,
@@ -20,6 +23,7 @@ from task_arithmetic import (
 )
 from task_arithmetic.artifacts import PipelineError
 from task_arithmetic.cli_options import logger
+from task_arithmetic.preemption import EXIT_CODE, PreemptedError
 
 app = typer.Typer(
     name="task-arithmetic",
@@ -28,9 +32,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_data.app)
 app.add_typer(cli_models.app)
 app.add_typer(cli_curves.app)
 app.add_typer(cli_tables.app)
+app.add_typer(cli_imports.app, name="import")
+app.add_typer(cli_lineage.app)
 app.add_typer(cli_merging.app)
 app.add_typer(cli_merging_tables.app)
 app.add_typer(cli_variants.app)
@@ -46,4 +53,4 @@ def main() -> None:
             logger.debug("the error came from here", exc_info=True)
         step = sys.argv[1] if len(sys.argv) > 1 else ""
         logger.error("task-arithmetic %s: %s", step, error)
-        sys.exit(1)
+        sys.exit(EXIT_CODE if isinstance(error, PreemptedError) else 1)

@@ -10,11 +10,11 @@ import typer
 
 from task_arithmetic.artifacts import (
     read_csv,
-    sha256,
     write_csv,
 )
 from task_arithmetic.cli_options import (
     Log,
+    Memory,
     Threads,
     files,
     logger,
@@ -24,7 +24,7 @@ from task_arithmetic.cli_options import (
     settings_of,
     start,
 )
-from task_arithmetic.lineage import code_digest, recorded_step
+from task_arithmetic.lineage import code_digest, record_path, recorded_step
 
 app = typer.Typer()
 CURVE_KEYS = (
@@ -42,32 +42,35 @@ def features(
     store: Annotated[Path, one_file("Folder of the column store.")],
     output: Annotated[Path, one_file("Manifest to write.")],
     threads: Threads = 1,
+    memory_mb: Memory = 16000,
     log: Log = None,
 ) -> None:
     """Compute the columns f0 and Jτ of a dataset that are missing, and list all in a manifest."""
     start(log, threads)
     from task_arithmetic.columns import PRETRAINED, ColumnStore, write_column, write_manifest
-    from task_arithmetic.datasets import read_split
     from task_arithmetic.encoders import load_encoder
     from task_arithmetic.features import first_order_features
     from task_arithmetic.vectors import TaskVector
 
-    modules = ("features", "datasets")
+    modules = ("features",)
     inputs, outputs = [encoder, *examples, *vectors], []
     with recorded_step("features", settings, modules, inputs, outputs) as step:
         columns, name = ColumnStore(store), settings["dataset"]
-        hashes = {path: sha256(path) for path in inputs}
         files = dict(zip(settings["vectors"], vectors, strict=True))
-        base, listed = load_encoder(encoder), {}
+        base, listed, kept = load_encoder(encoder), {}, []
         for split, path in zip(settings["splits"], examples, strict=True):
-            key = (hashes[encoder], hashes[path], code_digest(*modules))
+            key = (step.sha256_of(encoder), step.sha256_of(path), code_digest(*modules))
             paths = {PRETRAINED: columns.path(*key)} | {
-                named: columns.path(*key, hashes[file]) for named, file in files.items()
+                named: columns.path(*key, step.sha256_of(file)) for named, file in files.items()
             }
             missing = {named: file for named, file in paths.items() if not file.exists()}
+            found = [file for named, file in paths.items() if named not in missing]
+            step.reuses([file for file in found if record_path(file).exists()])
+            # A run that was killed before its records left whole columns: this one completes them.
+            kept += [file for file in found if not record_path(file).exists()]
             logger.info("%s (%s): computing %s", name, split, sorted(missing) or "nothing")
             if missing:
-                data = read_split(path, base.preprocess.size)
+                data = read_images(path, base.preprocess, threads, memory_mb)
                 wanted = [named for named in missing if named != PRETRAINED]
                 f0, tangents = first_order_features(
                     base,
@@ -83,8 +86,8 @@ def features(
                 outputs += missing.values()
             listed[split] = paths
         write_manifest(output, name, listed, store)
-        outputs.append(output)
-        step.facts |= {"threads": threads, "computed": len(outputs) - 1}
+        step.facts |= {"computed": len(outputs), "kept": len(kept)}
+        outputs += [*kept, output]
 
 
 @app.command()
@@ -97,6 +100,7 @@ def curve(
     output: Annotated[Path, one_file("CSV to write.")],
     selection: Annotated[Any, files("Selected α, used with 0 in place of alphas; or none.")] = "",
     threads: Threads = 1,
+    memory_mb: Memory = 16000,
     log: Log = None,
 ) -> None:
     """Measure the accuracies of a non-linear edit θ0 + α·Σ w_t τ_t by forward passes."""
@@ -107,8 +111,8 @@ def curve(
     from task_arithmetic.vectors import TaskVector
 
     inputs = [encoder, *vectors, *heads, *examples, *selection]
-    modules = ("features", "curves", "datasets")
-    with recorded_step("curve", settings, modules, inputs, [output]) as step:
+    modules = ("features", "curves")
+    with recorded_step("curve", settings, modules, inputs, [output]):
         keys = ("model", "seed", "mode", "edit", "weights")
         edit, base = Edit(*(settings[key] for key in keys)), load_encoder(encoder)
         files = dict(zip(sorted(edit.weights), vectors, strict=True))
@@ -120,26 +124,27 @@ def curve(
             for name, path in zip(settings["datasets"], heads, strict=True)
         }
         places = [(name, split) for name in settings["datasets"] for split in settings["splits"]]
+        # All of them stay for all α, so they share the memory.
+        share = memory_mb / len(places)
         data = [
-            read_images(path, base.preprocess.size, weights[name][1])
+            read_images(path, base.preprocess, threads, share, weights[name][1])
             for (name, _), path in zip(places, examples, strict=True)
         ]
         correct: dict[tuple[str, str], dict[float, int]] = {place: {} for place in places}
         alphas = _alphas(settings, selection, edit.name)
-        images = [images for images, _ in data]
+        images = [split.images for split in data]
         title = f"{edit.mode} {edit.name}"
         for alpha, per_place in edited_features(
             base, tau, alphas, images, settings["batch_size"], title
         ):
-            for place, (_, labels), values in zip(places, data, per_place, strict=True):
-                correct[place][alpha] = count_correct(values, labels, weights[place[0]][0])
+            for place, split, values in zip(places, data, per_place, strict=True):
+                correct[place][alpha] = count_correct(values, split.labels, weights[place[0]][0])
         rows = [
             row
-            for place, (_, labels) in zip(places, data, strict=True)
-            for row in curve_rows(edit, *place, len(labels), correct[place])
+            for place, split in zip(places, data, strict=True)
+            for row in curve_rows(edit, *place, len(split.labels), correct[place])
         ]
         write_csv(output, curve_frame(rows))
-        step.facts |= {"seed": edit.seed, "threads": threads}
 
 
 @app.command()
@@ -170,7 +175,7 @@ def tangent_curve(
                 measured.append((name, dataset, split, columns, listed))
     used = sorted({path for *_, listed in measured for path in listed.values()})
     inputs = [*manifests, *heads, *used, *selection]
-    with recorded_step("tangent-curve", settings, ("curves", "columns"), inputs, [output]) as step:
+    with recorded_step("tangent-curve", settings, ("curves", "columns"), inputs, [output]):
         rows = []
         for name, dataset, split, columns, listed in measured:
             weights = settings["edits"][name]["weights"]
@@ -188,7 +193,6 @@ def tangent_curve(
             counts = dict(zip(alphas, correct, strict=True))
             rows += curve_rows(edit, dataset, split, len(labels), counts)
         write_csv(output, curve_frame(rows))
-        step.facts |= {"seed": settings["seed"]}
 
 
 def _alphas(settings: Mapping[str, Any], selection: list[Path], edit: str) -> list[float]:

@@ -11,6 +11,7 @@ import typer
 from task_arithmetic.artifacts import write_csv
 from task_arithmetic.cli_options import (
     Log,
+    Memory,
     Threads,
     files,
     logger,
@@ -44,6 +45,7 @@ def merge(
     selection: Annotated[Path, one_file("CSV to write: the selected α of each method.")],
     output: Annotated[Path, one_file("CSV to write: test accuracies at the selected α.")],
     threads: Threads = 1,
+    memory_mb: Memory = 16000,
     log: Log = None,
 ) -> None:
     """Merge all task vectors by every method, choose each one's α, and measure."""
@@ -59,8 +61,8 @@ def merge(
 
     inputs = [encoder, *vectors, *heads, *validation, *test, *singles]
     outputs = [curves, selection, output]
-    modules = ("merging", "measuring", "datasets", "coefficients")
-    with recorded_step("merge", settings, modules, inputs, outputs) as step:
+    modules = ("merging", "measuring", "coefficients")
+    with recorded_step("merge", settings, modules, inputs, outputs):
         model, seed, mode, tasks = (settings[key] for key in ("model", "seed", "mode", "tasks"))
         bench = Bench(load_encoder(encoder), seed, mode, settings["batch_size"])
         taus = [TaskVector.load(path) for path in vectors]
@@ -68,9 +70,10 @@ def merge(
             name: merge_by(name, taus, arguments, seed)
             for name, arguments in {"addition": {}, **settings["methods"]}.items()
         }
-        size = bench.encoder.preprocess.size
+        # The validation images stay until the test images are read.
+        reading = (heads, bench.encoder.preprocess, threads, memory_mb / 2)
         grid = dict.fromkeys(merged, settings["coefficients"])
-        examples = read_examples(tasks, "validation", validation, heads, size)
+        examples = read_examples(tasks, "validation", validation, *reading)
         measured, own, rows = bench.measure(merged, grid, examples), read_curves(singles), []
         for name in merged:
             chosen = select_addition(measured[measured.edit == name], own)
@@ -79,11 +82,10 @@ def merge(
         selected = pd.DataFrame(rows, columns=SELECTION_COLUMNS)
         at = {name: [alpha] for name, alpha in zip(selected.edit, selected.alpha, strict=True)}
         merged["averaging"], at["averaging"] = addition(taus), [1 / len(taus)]
-        examples = read_examples(tasks, "test", test, heads, size)
+        examples = read_examples(tasks, "test", test, *reading)
         write_csv(curves, measured)
         write_csv(selection, selected)
         write_csv(output, bench.measure(merged, at, examples))
-        step.facts |= {"seed": seed, "threads": threads}
 
 
 @app.command()
@@ -98,6 +100,7 @@ def subsets(
     output: Annotated[Path, one_file("CSV to write: test accuracies of each subset.")],
     ensemble: Annotated[Path, one_file("CSV to write: test accuracies of the ensemble.")],
     threads: Threads = 1,
+    memory_mb: Memory = 16000,
     log: Log = None,
 ) -> None:
     """Measure sums over all pairs and a sample of subsets by passes, and the ensemble."""
@@ -111,14 +114,15 @@ def subsets(
     from task_arithmetic.vectors import TaskVector
 
     inputs = [encoder, *vectors, *heads, *validation, *test, *singles]
-    modules, outputs = ("measuring", "datasets"), [output, ensemble]
-    with recorded_step("subsets", settings, modules, inputs, outputs) as step:
+    modules, outputs = ("measuring"), [output, ensemble]
+    with recorded_step("subsets", settings, modules, inputs, outputs):
         seed, tasks = settings["seed"], settings["tasks"]
         bench = Bench(load_encoder(encoder), seed, settings["mode"], settings["batch_size"])
         taus = {task: TaskVector.load(path) for task, path in zip(tasks, vectors, strict=True)}
-        size, own = bench.encoder.preprocess.size, read_curves(singles)
-        seen = read_examples(tasks, "validation", validation, heads, size)
-        unseen = read_examples(tasks, "test", test, heads, size)
+        # Both splits stay while the subsets are measured.
+        reading = (heads, bench.encoder.preprocess, threads, memory_mb / 2)
+        seen = read_examples(tasks, "validation", validation, *reading)
+        unseen, own = read_examples(tasks, "test", test, *reading), read_curves(singles)
         # A sampled subset is measured on every task; the other pairs on their own two.
         sample = sampled_subsets(tasks, settings["samples"], seed)
         pairs = [subset for subset in all_subsets(tasks) if len(subset) == 2]
@@ -132,7 +136,6 @@ def subsets(
             rows.append(bench.measure({name: total}, {name: [chosen.alpha]}, asked))
         write_csv(output, pd.concat(rows, ignore_index=True))
         write_csv(ensemble, bench.measure_ensemble(taus, unseen))
-        step.facts |= {"seed": seed, "threads": threads}
 
 
 @app.command()
@@ -165,7 +168,7 @@ def tangent_subsets(
     inputs = [*manifests, *heads, *singles, *used]
     outputs = [output, ensemble, per_task, coefficients]
     modules = ("subsets", "columns")
-    with recorded_step("tangent-subsets", settings, modules, inputs, outputs) as step:
+    with recorded_step("tangent-subsets", settings, modules, inputs, outputs):
         identity = [settings[key] for key in ("model", "seed", "mode")]
         logits, together = {split: {} for split in splits}, []
         for (task, split), columns in listed.items():
@@ -185,4 +188,3 @@ def tangent_subsets(
         write_csv(ensemble, curve_frame(together))
         write_csv(per_task, searched)
         write_csv(coefficients, found)
-        step.facts |= {"seed": settings["seed"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,10 @@ logger = logging.getLogger("task_arithmetic")
 
 Log = Annotated[Path | None, typer.Option(help="Write plain log lines to this file.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads of this step.")]
+Memory = Annotated[
+    int,
+    typer.Option(min=1, help="MB of this step; half of it may hold decoded images."),
+]
 
 
 def one_file(help_text: str) -> Any:
@@ -58,8 +63,16 @@ def _settings_parser(keys: set[str]) -> Callable[[str], dict[str, Any]]:
     return parse
 
 
-def start(log: Path | None, threads: int | None = None) -> None:
-    """Send log lines to the log file and warnings to the terminal; set the number of threads."""
+def start(log: Path | None, threads: int | None = None, online: bool = False) -> None:
+    """Send log lines to the log file and warnings to the terminal; set threads and hub access.
+
+    Args:
+        log: The log file, if any.
+        threads: How many CPU threads torch may use; None for a step without torch.
+        online: Whether the step may ask a hub. What computes must find all it needs on disk.
+    """
+    if not online:
+        os.environ["HF_HUB_OFFLINE"] = "1"
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.WARNING)
     terminal.setFormatter(logging.Formatter("%(message)s"))
@@ -102,27 +115,48 @@ def read_head(path: Path, dataset: str) -> tuple[Any, list[str]]:
     return tensors["weight"], json.loads(metadata["class_names"])
 
 
-def read_images(path: Path, size: int, class_names: list[str]) -> tuple[Any, Any]:
-    """Return a split's images and labels, whose classes must be the head's."""
-    from task_arithmetic.datasets import read_split
+def read_images(
+    path: Path,
+    preprocess: Any,
+    threads: int,
+    memory_mb: float,
+    class_names: list[str] | None = None,
+    **augmentation: Any,
+) -> Any:
+    """Return a split as an encoder's preprocessing wants it; its classes must be the head's."""
+    from task_arithmetic.loading import read_split
 
-    split = read_split(path, size)
-    if list(split.class_names) != class_names:
+    split = read_split(
+        path,
+        preprocess.size,
+        threads,
+        memory_mb * 1e6 / 2,
+        interpolation=preprocess.interpolation,
+        resize_mode=preprocess.resize_mode,
+        **augmentation,
+    )
+    if class_names is not None and list(split.class_names) != class_names:
         raise PipelineError(
             f"{path}: expected the head's classes {class_names}, found {list(split.class_names)}"
         )
-    return split.images, split.labels
+    return split
 
 
 def read_examples(
-    datasets: list[str], split: str, paths: list[Path], heads: list[Path], size: int
+    datasets: list[str],
+    split: str,
+    paths: list[Path],
+    heads: list[Path],
+    preprocess: Any,
+    threads: int,
+    memory_mb: float,
 ) -> list[Any]:
-    """Return `measuring.Examples` of one split of several datasets."""
+    """Return `measuring.Examples` of one split of several datasets, which share the memory."""
     from task_arithmetic.measuring import Examples
 
     examples = []
     for dataset, path, head in zip(datasets, paths, heads, strict=True):
         weight, class_names = read_head(head, dataset)
-        images, labels = read_images(path, size, class_names)
-        examples.append(Examples(dataset, split, images, labels, weight))
+        read = read_images(path, preprocess, threads, memory_mb / len(datasets), class_names)
+        examples.append(Examples(dataset, split, read.images, read.labels, weight))
     return examples

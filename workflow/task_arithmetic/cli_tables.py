@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from task_arithmetic.artifacts import read_csv, write_csv, write_text
+from task_arithmetic.artifacts import read_csv, write_csv, write_json, write_text
 from task_arithmetic.cli_options import (
     Log,
     files,
@@ -80,7 +80,9 @@ class Figure(StrEnum):
 @app.command()
 def table(
     name: Annotated[Table, typer.Argument(help="Which table.")],
-    settings: Annotated[Any, settings_of("tasks", "control", "control_threshold")],
+    settings: Annotated[
+        Any, settings_of("tasks", "control", "control_threshold", "imported", "expected")
+    ],
     csv: Annotated[Path, one_file("Tidy CSV to write.")],
     markdown: Annotated[Path, one_file("Markdown to write.")],
     latex: Annotated[Path, one_file("LaTeX to write.")],
@@ -113,9 +115,11 @@ def table(
                 tasks,
                 settings["control"],
             )
+        made = tables.with_imported(made, settings["imported"])
         write_csv(csv, made)
-        write_text(markdown, render(name, made, tasks, "markdown", single))
-        write_text(latex, render(name, made, tasks, "latex", single))
+        expected = settings["expected"]
+        write_text(markdown, render(name, made, tasks, "markdown", single, expected))
+        write_text(latex, render(name, made, tasks, "latex", single, expected))
 
 
 @app.command()
@@ -153,6 +157,24 @@ def figure(
                 settings["control_threshold"],
             )
         figures.save(drawn, png)
+
+
+@app.command()
+def summary(
+    tables: Annotated[Any, files("Tables: single_task, task_addition, task_negation.")],
+    curves: Annotated[Any, files("Validation curves of the addition.")],
+    metrics: Annotated[Path, one_file("JSON to write: means by table, model and mode.")],
+    mean_curves: Annotated[Path, one_file("CSV to write: mean validation accuracy by α.")],
+    log: Log = None,
+) -> None:
+    """Average tables and curves, for comparing commits."""
+    start(log)
+    from task_arithmetic import summaries
+
+    inputs, outputs = [*tables, *curves], [metrics, mean_curves]
+    with recorded_step("summary", {}, ("summaries",), inputs, outputs):
+        write_json(metrics, summaries.summarize(*(read_csv(path) for path in tables)))
+        write_csv(mean_curves, summaries.mean_curves(_of(ADDITION, read_curves(curves))))
 
 
 @app.command()

@@ -10,6 +10,7 @@ import typer
 from task_arithmetic.artifacts import digest, sha256, write_csv
 from task_arithmetic.cli_options import (
     Log,
+    Memory,
     Threads,
     files,
     one_file,
@@ -39,6 +40,7 @@ def variants(
     train: Annotated[Path, one_file("Parquet file of training images.")],
     output: Annotated[Path, one_file("Task vectors to write.")],
     threads: Threads = 1,
+    memory_mb: Memory = 16000,
     log: Log = None,
 ) -> None:
     """Fine-tune variants of one task's model, such as by gradient ascent; resumes each."""
@@ -49,12 +51,20 @@ def variants(
     from task_arithmetic.finetune import FinetuneSettings
     from task_arithmetic.variants import Variant, save_variants, train_variant
 
-    inputs, modules = [encoder, head, train], ("variants", "datasets")
-    with recorded_step("variants", settings, modules, inputs, [output]) as step:
+    inputs, modules = [encoder, head, train], ("variants")
+    with recorded_step("variants", settings, modules, inputs, [output]):
         protocol = FinetuneSettings(**settings["hyperparameters"])
         base, task = load_encoder(encoder), settings["task"]
         weight, class_names = read_head(head, task)
-        images, labels = read_images(train, base.preprocess.size, class_names)
+        split = read_images(
+            train,
+            base.preprocess,
+            threads,
+            memory_mb,
+            class_names,
+            augmentation=protocol.augmentation,
+            seed=protocol.seed,
+        )
         fingerprint = digest([
             settings["hyperparameters"],
             code_digest(*modules),
@@ -66,13 +76,14 @@ def variants(
             made |= train_variant(
                 Variant(name, **described),
                 base,
-                *map(torch.from_numpy, (weight, images, labels)),
+                torch.from_numpy(weight),
+                split.images,
+                torch.from_numpy(split.labels),
                 protocol,
                 states[-1],
                 fingerprint,
             )
         save_variants(output, made, {"model": settings["model"], "task": task})
-        step.facts |= {"seed": protocol.seed, "threads": threads}
     for state in states:
         state.unlink(missing_ok=True)
 
@@ -90,6 +101,7 @@ def negation_baselines(
     selection: Annotated[Path, one_file("CSV to write: the selected α.")],
     output: Annotated[Path, one_file("CSV to write: test accuracies.")],
     threads: Threads = 1,
+    memory_mb: Memory = 16000,
     log: Log = None,
 ) -> None:
     """Measure what a negation is compared with: fine-tuned, gradient ascent, random vector."""
@@ -103,15 +115,17 @@ def negation_baselines(
     from task_arithmetic.vectors import TaskVector
 
     inputs = [encoder, *vectors, *variants, *heads, *validation, *test]
-    modules, outputs = ("baselines", "datasets"), [curves, selection, output]
-    with recorded_step("negation-baselines", settings, modules, inputs, outputs) as step:
+    modules, outputs = ("baselines"), [curves, selection, output]
+    with recorded_step("negation-baselines", settings, modules, inputs, outputs):
         tasks, control, seed = settings["tasks"], settings["control"], settings["seed"]
         bench = Bench(load_encoder(encoder), seed, "nonlinear", settings["batch_size"])
         threshold = settings["control_threshold"]
         forgetting = Forgetting(bench, settings["coefficients"], control, threshold)
-        names, size = [*tasks, control], bench.encoder.preprocess.size
-        *seen, seen_control = read_examples(names, "validation", validation, heads, size)
-        *unseen, unseen_control = read_examples(names, "test", test, heads, size)
+        names = [*tasks, control]
+        # Both splits stay while the baselines are measured.
+        reading = (heads, bench.encoder.preprocess, threads, memory_mb / 2)
+        *seen, seen_control = read_examples(names, "validation", validation, *reading)
+        *unseen, unseen_control = read_examples(names, "test", test, *reading)
         measured = [
             forgetting.measure(
                 task,
@@ -126,7 +140,6 @@ def negation_baselines(
         ]
         for path, frames in zip(outputs, zip(*measured, strict=True), strict=True):
             write_csv(path, pd.concat(frames, ignore_index=True))
-        step.facts |= {"seed": seed, "threads": threads}
 
 
 @app.command()
@@ -141,6 +154,7 @@ def ablations(
     singles: Annotated[Any, files("Accuracies of the fine-tuned models.")],
     output: Annotated[Path, one_file("CSV to write: accuracies and cosines by run and task.")],
     threads: Threads = 1,
+    memory_mb: Memory = 16000,
     log: Log = None,
 ) -> None:
     """Measure sums of vectors of other learning rates, of fewer steps, and of another seed."""
@@ -154,13 +168,14 @@ def ablations(
     from task_arithmetic.vectors import TaskVector
 
     inputs = [encoder, *vectors, *variants, *heads, *validation, *test, *singles]
-    modules = ("ablations", "variants", "datasets")
-    with recorded_step("ablations", settings, modules, inputs, [output]) as step:
+    modules = ("ablations", "variants")
+    with recorded_step("ablations", settings, modules, inputs, [output]):
         tasks, seed = settings["tasks"], settings["seed"]
         bench = Bench(load_encoder(encoder), seed, "nonlinear", settings["batch_size"])
-        size, own = bench.encoder.preprocess.size, read_curves(singles)
-        seen = read_examples(tasks, "validation", validation, heads, size)
-        unseen = read_examples(tasks, "test", test, heads, size)
+        # Both splits stay while the runs are measured.
+        reading = (heads, bench.encoder.preprocess, threads, memory_mb / 2)
+        seen = read_examples(tasks, "validation", validation, *reading)
+        unseen, own = read_examples(tasks, "test", test, *reading), read_curves(singles)
         base = {task: TaskVector.load(path) for task, path in zip(tasks, vectors, strict=True)}
 
         def trained(name: str) -> dict[str, TaskVector]:
@@ -183,4 +198,3 @@ def ablations(
             measure_run(bench, run, settings["coefficients"], own, seen, unseen) for run in runs
         ]
         write_csv(output, pd.concat(rows, ignore_index=True))
-        step.facts |= {"seed": seed, "threads": threads}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import yaml
 
+from task_arithmetic.architectures import resolve_architecture
 from task_arithmetic.artifacts import PipelineError
 
 SCHEMA_FILE = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
@@ -63,20 +65,33 @@ def check_duplicate_keys(path: Path | str) -> None:
             waiting += node.value
 
 
-def finetuning_of(config: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """Return the fine-tuning protocol of a task: the common one with the task's own changes.
+def finetuning_of(config: Mapping[str, Any], task: str, model: str | None = None) -> dict[str, Any]:
+    """Return the fine-tuning protocol of a task: the common one with changes by model and task.
 
     Args:
         config: A checked configuration.
         task: The task's name.
+        model: The model's name; None for the protocol of a model without changes.
 
     Returns:
-        The protocol, with exactly one of `steps` and `epochs`.
+        The protocol, with exactly one of `steps` and `epochs`. What the task changes goes before
+        what the model changes.
     """
-    common, own = config["finetuning"], config["datasets"][task].get("finetuning", {})
-    if {"steps", "epochs"} & set(own):
-        common = {key: common[key] for key in common if key not in {"steps", "epochs"}}
-    return {**common, **own}
+    protocol = dict(config["finetuning"])
+    for changed in (config["models"].get(model, {}), config["datasets"][task]):
+        own = changed.get("finetuning", {})
+        if {"steps", "epochs"} & set(own):
+            protocol = {key: protocol[key] for key in protocol if key not in {"steps", "epochs"}}
+        protocol |= own
+    return protocol
+
+
+def local_files(source: Mapping[str, Any]) -> list[Path]:
+    """Return the files of this machine that a data set is read from; a generated one has none."""
+    if "folder" in source:
+        return sorted(Path(source["folder"]).glob("*/*/*.*"))
+    named = (path for paths in source.get("parquet", {}).values() for path in paths)
+    return sorted({Path(path) for path in named})
 
 
 def _explained(error: jsonschema.ValidationError) -> str:
@@ -94,8 +109,9 @@ def _explained(error: jsonschema.ValidationError) -> str:
         missing = [name for name in limit if name not in found]
         return f"{prefix}expected the key '{missing[0]}', found none"
     if rule == "type":
-        expected = TYPE_NAMES[limit]
-        if isinstance(found, str) and limit in {"number", "integer"}:
+        kinds = [limit] if isinstance(limit, str) else limit
+        expected = " or ".join(TYPE_NAMES[kind] for kind in kinds)
+        if isinstance(found, str) and limit in ("number", "integer"):
             return (
                 f"{prefix}expected {expected}, found the text '{found}'{_number_hint(found, limit)}"
             )
@@ -143,26 +159,23 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"control: expected {_one_of(datasets)}, found '{control}'"
     if control in tasks:
         yield f"control: expected a dataset that is not a task, found '{control}'"
+    yield from _model_problems(config["models"])
+    yield from _checkpoint_problems(datasets, config["models"])
     alphas = config["coefficients"]
     if 0 not in alphas:
         yield f"coefficients: expected 0 (the pre-trained model) in the grid, found {alphas}"
     if alphas != sorted(alphas):
         yield f"coefficients: expected ascending numbers, found {alphas}"
     for name, dataset in datasets.items():
-        keys, expected = set(dataset["source"]), {"generator", "train", "test", "seed"}
-        if keys not in (expected, {"folder"}):
-            yield (
-                f"datasets.{name}.source: expected the keys generator, train, test, seed, "
-                f"or folder alone, found {', '.join(sorted(keys)) or 'none'}"
-            )
+        yield from _source_problems(name, dataset["source"], name in tasks)
     for name in ("negation_baselines", "ablations"):
         if name in config and "nonlinear" not in config["modes"]:
             yield f"{name}: expected nonlinear among the modes that it is compared with, found none"
     for place, task in enumerate(config.get("ablations", {}).get("tasks", [])):
         if task not in tasks:
             yield f"ablations.tasks.{place}: expected {_one_of(tasks)}, found '{task}'"
-    for task in tasks:
-        protocol = finetuning_of(config, task)
+    for model, task in product(config["models"], tasks):
+        protocol = finetuning_of(config, task, model)
         if ("steps" in protocol) == ("epochs" in protocol):
             where = f"datasets.{task}." if "finetuning" in datasets[task] else ""
             found = "both" if "steps" in protocol else "none"
@@ -172,6 +185,75 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
                 f"datasets.{task}.finetuning: expected fewer warmup_steps than the "
                 f"{protocol['steps']} steps, found {protocol['warmup_steps']}"
             )
+    expected = config.get("expected", {"values": []})
+    for position, value in enumerate(expected["values"]):
+        where, sources = f"expected.values.{position}", expected["sources"]
+        if value["source"] not in sources:
+            yield f"{where}.source: expected {_one_of(sources)}, found '{value['source']}'"
+        for model in sorted(set(value["percent"]) - set(config["models"])):
+            yield f"{where}.percent: expected {_one_of(config['models'])}, found '{model}'"
+
+
+def _source_problems(name: str, source: Mapping[str, Any], task: bool) -> Iterator[str]:
+    """Yield what is wrong with the keys of a source, of which each kind has its own."""
+    columns = {"image", "label"}
+    needed, optional = {
+        "folder": ({"folder"}, set()),
+        "hub": ({"hub", "revision", "splits"}, columns | {"config", "images", "size_mb"}),
+        "parquet": ({"parquet"}, columns),
+    }.get(
+        next((kind for kind in ("folder", "hub", "parquet") if kind in source), ""),
+        ({"generator", "train", "test", "seed"}, set()),
+    )
+    keys = set(source)
+    if not needed <= keys <= needed | optional:
+        more = f" and perhaps {', '.join(sorted(optional))}" if optional else ""
+        yield (
+            f"datasets.{name}.source: expected the keys {', '.join(sorted(needed))}{more}, "
+            f"found {', '.join(sorted(keys)) or 'none'}"
+        )
+    splits = source.get("splits", source.get("parquet"))
+    if task and splits is not None and "train" not in splits:
+        yield f"datasets.{name}.source: expected a train split of a task, found none"
+
+
+def _model_problems(models: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with where models come from."""
+    choices = ({"file"}, {"pretrained"}, {"pretrained", "revision"}, {"hub", "file"},
+               {"hub", "revision", "file"})  # fmt: skip
+    for name, model in models.items():
+        weights, where = model["weights"], f"models.{name}"
+        try:
+            resolve_architecture(model["architecture"])
+        except PipelineError as error:
+            yield f"{where}.{error}"
+        if weights == "pretrain":
+            for key in ("preprocess", "pretraining"):
+                if key not in model:
+                    yield f"{where}: expected the key '{key}' for weights: pretrain, found none"
+            if missing := {"size", "mean", "std"} - set(model.get("preprocess", {})):
+                yield f"{where}.preprocess: expected the keys {', '.join(sorted(missing))}"
+            continue
+        keys = set(weights) - {"random_init"}
+        if keys not in choices and (keys or "random_init" not in weights):
+            yield (
+                f"{where}.weights: expected pretrain, or the keys file, or pretrained, or hub and "
+                f"file, or random_init, found {', '.join(sorted(weights)) or 'none'}"
+            )
+        if "pretrained" in weights and not isinstance(model["architecture"], str):
+            yield f"{where}.architecture: expected a name, for the tag '{weights['pretrained']}'"
+
+
+def _checkpoint_problems(datasets: Mapping[str, Any], models: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the fine-tuned models to import."""
+    for name, dataset in datasets.items():
+        where = f"datasets.{name}.checkpoints"
+        for model, by_mode in dataset.get("checkpoints", {}).items():
+            if model not in models:
+                yield f"{where}: expected {_one_of(models)}, found '{model}'"
+            for mode, source in by_mode.items():
+                if "revision" in source and "hub" not in source:
+                    yield f"{where}.{model}.{mode}: expected hub beside revision, found none"
 
 
 def _one_of(names: Sequence[str] | Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import open_clip
 import torch
@@ -33,11 +33,20 @@ class Preprocess:
         size: Height and width in pixels.
         mean: Mean per channel, of values in [0, 1].
         std: Standard deviation per channel.
+        interpolation: How images of another size are resized.
+        resize_mode: `shortest`: the shorter side is resized to `size` and the centre cut out.
     """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the preprocessing with the given fields, whose values may come from JSON."""
+        return cls(**fields | {key: tuple(fields[key]) for key in ("mean", "std")})
 
     def __call__(
         self, images: UInt8[Tensor, "batch height width 3"]
@@ -65,7 +74,10 @@ def build_clip(architecture: Mapping[str, Any]) -> nn.Module:
     Returns:
         The CLIP model.
     """
-    return open_clip.model.CLIP(**architecture).eval()
+    options = dict(architecture)
+    separate_text = options.pop("custom_text", False)
+    family = open_clip.model.CustomTextCLIP if separate_text else open_clip.model.CLIP
+    return family(**options).eval()
 
 
 def build_tokenizer(architecture: Mapping[str, Any]) -> Callable[[Sequence[str]], Tensor]:
@@ -82,7 +94,8 @@ def build_tokenizer(architecture: Mapping[str, Any]) -> Callable[[Sequence[str]]
     options = dict(text.get("tokenizer_kwargs", {}))
     if "bpe_path" in options:
         options["bpe_path"] = str(ASSET_ROOT / options["bpe_path"])
-    return open_clip.tokenizer.SimpleTokenizer(context_length=text["context_length"], **options)
+    length = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+    return open_clip.tokenizer.SimpleTokenizer(context_length=length, **options)
 
 
 def save_encoder(
@@ -113,35 +126,6 @@ def save_encoder(
     write_tensors(path, clip.state_dict(), metadata)
 
 
-def adopt_encoder(
-    source: Path | str, path: Path | str, model: str, architecture: Mapping[str, Any]
-) -> None:
-    """Check pre-trained weights against the configured architecture and keep them in float32.
-
-    Args:
-        source: An encoder file, in any floating-point type.
-        path: The encoder file to write.
-        model: The model's name in the experiment.
-        architecture: The configured open_clip configuration.
-
-    Raises:
-        PipelineError: If the file was made for another architecture, lacks tensors or has values
-            that are not finite.
-    """
-    state, metadata = read_tensors(source, kind="encoder")
-    if json.loads(metadata["architecture"]) != architecture:
-        raise PipelineError(
-            f"{source}: expected the configured architecture of {model}, found "
-            f"{metadata['architecture']}; configure the same, or pre-train from scratch"
-        )
-    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise PipelineError(f"{source}: expected finite weights, found NaN or infinity in {broken}")
-    clip = build_clip(architecture)
-    _load(clip, {name: tensor.float() for name, tensor in state.items()}, source)
-    save_encoder(path, model, clip, architecture, _read_preprocess(metadata), _provenance(metadata))
-
-
 def load_clip(path: Path | str) -> tuple[nn.Module, Callable[[Sequence[str]], Tensor]]:
     """Load the whole CLIP model of an encoder file and its tokenizer.
 
@@ -157,7 +141,7 @@ def load_clip(path: Path | str) -> tuple[nn.Module, Callable[[Sequence[str]], Te
     state, metadata = read_tensors(path, kind="encoder")
     architecture = json.loads(metadata["architecture"])
     clip = build_clip(architecture)
-    _load(clip, state, path)
+    load_state(clip, state, path)
     return clip, build_tokenizer(architecture)
 
 
@@ -175,8 +159,8 @@ def load_encoder(path: Path | str) -> Encoder:
     """
     state, metadata = read_tensors(path, kind="encoder", prefix=IMAGE_TOWER)
     tower = build_clip(json.loads(metadata["architecture"])).visual
-    _load(tower, state, path)
-    return Encoder(metadata["model"], tower, _read_preprocess(metadata))
+    load_state(tower, state, path)
+    return Encoder(metadata["model"], tower, read_preprocess(metadata))
 
 
 def read_parameters(path: Path | str) -> dict[str, Tensor]:
@@ -226,7 +210,17 @@ def save_head(
     write_tensors(path, {"weight": weight}, metadata)
 
 
-def _load(module: nn.Module, state: Mapping[str, Tensor], path: Path | str) -> None:
+def load_state(module: nn.Module, state: Mapping[str, Tensor], path: Path | str) -> None:
+    """Load named tensors into a module that has exactly these.
+
+    Args:
+        module: The module.
+        state: Tensors by name.
+        path: Where they come from, for the message.
+
+    Raises:
+        PipelineError: If names or shapes differ; the message names them.
+    """
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
@@ -234,10 +228,6 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], path: Path | str) -> N
         raise PipelineError(f"{path}: does not fit its architecture: {details}") from error
 
 
-def _read_preprocess(metadata: Mapping[str, str]) -> Preprocess:
-    fields = json.loads(metadata["preprocess"])
-    return Preprocess(fields["size"], tuple(fields["mean"]), tuple(fields["std"]))
-
-
-def _provenance(metadata: Mapping[str, str]) -> dict[str, str]:
-    return {key: metadata[key] for key in ("pretraining",) if key in metadata}
+def read_preprocess(metadata: Mapping[str, str]) -> Preprocess:
+    """Return the preprocessing that an encoder file's metadata describe."""
+    return Preprocess.of(json.loads(metadata["preprocess"]))

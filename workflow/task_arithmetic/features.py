@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from task_arithmetic.encoders import Encoder
+from task_arithmetic.loading import Images, as_images, in_order
 from task_arithmetic.progress import Progress
 from task_arithmetic.tangent import tangent_features
 from task_arithmetic.vectors import TaskVector
@@ -25,7 +26,7 @@ def edited_features(
     encoder: Encoder,
     vector: TaskVector,
     alphas: Sequence[float],
-    images: Sequence[UInt8[np.ndarray, "examples height width 3"]],
+    images: Sequence[Images | UInt8[np.ndarray, "examples height width 3"]],
     batch_size: int,
     description: str = "edited features",
 ) -> Iterator[tuple[float, list[Float[np.ndarray, "examples features"]]]]:
@@ -35,7 +36,7 @@ def edited_features(
         encoder: The pre-trained tower θ0.
         vector: The task vector τ.
         alphas: Scaling coefficients.
-        images: One array of decoded images per dataset split; they stay in memory for all α.
+        images: The images of each dataset split; those in memory stay there for all α.
         batch_size: Images per forward pass.
         description: What to call the work in progress reports.
 
@@ -63,7 +64,7 @@ def edited_features(
 def first_order_features(
     encoder: Encoder,
     vectors: Sequence[TaskVector],
-    images: UInt8[np.ndarray, "examples height width 3"],
+    images: Images | UInt8[np.ndarray, "examples height width 3"],
     batch_size: int,
     description: str = "tangent features",
 ) -> tuple[Float[np.ndarray, "examples features"], list[Float[np.ndarray, "examples features"]]]:
@@ -72,7 +73,7 @@ def first_order_features(
     Args:
         encoder: The pre-trained tower θ0.
         vectors: Task vectors τ.
-        images: Decoded images of one dataset split.
+        images: Images of one dataset split.
         batch_size: Images per pass.
         description: What to call the work in progress reports.
 
@@ -93,7 +94,7 @@ def first_order_features(
 
 
 def _batches(
-    encoder: Encoder, images: np.ndarray, batch_size: int, device: torch.device
+    encoder: Encoder, images: Images | np.ndarray, batch_size: int, device: torch.device
 ) -> Iterator[Tensor]:
-    for start in range(0, len(images), batch_size):
-        yield encoder.preprocess(torch.from_numpy(images[start : start + batch_size]).to(device))
+    for batch in as_images(images).batches(in_order(len(images), batch_size)):
+        yield encoder.preprocess(torch.from_numpy(batch).to(device))

@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,8 @@ from torch.nn import functional as F
 
 from task_arithmetic.artifacts import PipelineError, read_tensors, write_tensors
 from task_arithmetic.encoders import Encoder
+from task_arithmetic.loading import Images, as_images
+from task_arithmetic.preemption import PreemptedError, stop_requests
 from task_arithmetic.progress import Progress
 from task_arithmetic.tangent import linearize
 
@@ -43,12 +46,13 @@ class FinetuneSettings:
         learning_rate: The peak learning rate.
         weight_decay: AdamW's decoupled weight decay, pulling θ to zero.
         warmup_steps: Steps of linear warm-up.
-        batch_size: Examples per optimizer step.
-        accumulation: How many parts of equal size a batch is computed in.
+        batch_size: Examples per optimizer step, over all processes and parts together.
+        accumulation: How many parts a batch is computed in.
         clip_norm: The gradient norm is clipped to this.
         label_smoothing: Share of the target probability spread over all classes.
         precision: `fp32`, or `bf16`/`fp16` autocast.
         checkpoint_every: Steps between resumable states.
+        augmentation: `none`, or `crop` for another random crop of each image in each epoch.
         steps: Optimizer steps; exactly one of this and `epochs` is given.
         epochs: Passes over the training examples.
     """
@@ -64,6 +68,7 @@ class FinetuneSettings:
     label_smoothing: float
     precision: Literal["fp32", "bf16", "fp16"]
     checkpoint_every: int
+    augmentation: Literal["none", "crop"] = "none"
     steps: int | None = None
     epochs: int | None = None
 
@@ -90,7 +95,7 @@ class Batch:
 def finetune(
     encoder: Encoder,
     head: Float[Tensor, "classes features"],
-    images: UInt8[Tensor, "examples height width 3"],
+    images: Images | UInt8[Tensor, "examples height width 3"],
     labels: Int[Tensor, " examples"],
     settings: FinetuneSettings,
     resume_path: Path,
@@ -115,6 +120,8 @@ def finetune(
 
     Raises:
         PipelineError: If the loss is not finite; the message names the step.
+        PreemptedError: If a signal asked to stop before the end; the state is saved, and the same
+            call goes on from it.
     """
     accelerator = Accelerator(mixed_precision=MIXED_PRECISION[settings.precision])
     tower = linearize(encoder.tower) if settings.mode == "linear" else encoder.tower
@@ -125,30 +132,53 @@ def finetune(
         fused=True,
     )
     model, optimizer = accelerator.prepare(tower, optimizer)
-    head, images, labels = (tensor.to(accelerator.device) for tensor in (head, images, labels))
+    head, labels = head.to(accelerator.device), labels.to(accelerator.device)
 
     total = settings.total_steps(len(labels))
     state = TrainingState(tower, optimizer, accelerator, resume_path, fingerprint)
     first_step = state.resume()
-    with Progress(description, total, "step", done=first_step) as progress:
-        for batch in batches(len(labels), first_step, total, settings):
+
+    def own_parts(batch: Batch) -> list[Tensor]:
+        # Every process of a distributed run takes its own slice of each part of the batch.
+        parts = batch.indices.chunk(settings.accumulation)
+        return [part[accelerator.process_index :: accelerator.num_processes] for part in parts]
+
+    planned = [first_step, total, settings]
+    requests = (
+        (batch.epoch, part.numpy())
+        for batch in batches(len(labels), *planned)
+        for part in own_parts(batch)
+    )
+    loaded = as_images(images).batches(requests)
+    progress = Progress(description, total, "step", done=first_step)
+    with progress, stop_requests() as stop:
+        for batch in batches(len(labels), *planned):
             started = time.monotonic()
             learning_rate = scheduled_rate(batch.step, total, settings)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
-            loss, correct = 0.0, 0
-            for part in batch.indices.to(accelerator.device).chunk(settings.accumulation):
-                # Every process of a distributed run takes its own slice of the batch.
-                part = part[accelerator.process_index :: accelerator.num_processes]
+            # The loss, the number of correct predictions, and whether a process was asked to stop.
+            totals = torch.zeros(3, device=accelerator.device)
+            parts = own_parts(batch)
+            for i, part in enumerate(parts):
+                inputs = torch.from_numpy(next(loaded)).to(accelerator.device)
+                part = part.to(accelerator.device)
                 with accelerator.autocast():
-                    features = model(encoder.preprocess(images[part]))
-                    logits = F.normalize(features.float(), dim=-1) @ head.T
+                    features = model(encoder.preprocess(inputs))
+                logits = F.normalize(features.float(), dim=-1) @ head.T
+                # A sum over the whole batch: slices and parts need not be of equal size.
                 part_loss = F.cross_entropy(
-                    logits, labels[part], label_smoothing=settings.label_smoothing
-                )
-                accelerator.backward(part_loss / settings.accumulation)
-                loss += part_loss.item() / settings.accumulation
-                correct += (logits.argmax(dim=-1) == labels[part]).sum().item()
+                    logits, labels[part], label_smoothing=settings.label_smoothing, reduction="sum"
+                ) / len(batch.indices)
+                last = i + 1 == len(parts)
+                with nullcontext() if last else accelerator.no_sync(model):
+                    # Distributed training averages gradients over processes.
+                    accelerator.backward(part_loss * accelerator.num_processes)
+                totals[0] += part_loss.detach()
+                totals[1] += (logits.argmax(dim=-1) == labels[part]).sum()
+            totals[2] += bool(stop)
+            # The processes must agree: one that stopped alone would leave the others waiting.
+            loss, correct, stopping = accelerator.reduce(totals).tolist()
             if not math.isfinite(loss):
                 raise PipelineError(
                     f"{description}: expected a finite loss, found {loss} at step {batch.step + 1} "
@@ -158,20 +188,17 @@ def finetune(
             optimizer.step()
             optimizer.zero_grad()
 
-            seen = len(batch.indices)
-            accuracy = correct * accelerator.num_processes / seen
-            state.log.append((
-                batch.step + 1,
-                batch.epoch,
-                learning_rate,
-                loss,
-                accuracy,
-                float(norm),
-            ))
+            done, seen = batch.step + 1, len(batch.indices)
+            state.log.append((done, batch.epoch, learning_rate, loss, correct / seen, float(norm)))
             rate = seen / (time.monotonic() - started)
             progress.advance(1, loss=loss, images_per_second=rate)
-            if (batch.step + 1) % settings.checkpoint_every == 0 and batch.step + 1 < total:
-                state.save(batch.step + 1)
+            if done < total and (stopping or done % settings.checkpoint_every == 0):
+                state.save(done)
+            if done < total and stopping:
+                raise PreemptedError(
+                    f"{description}: stopped by {stop.signal or 'a signal'} after step {done} of "
+                    f"{total}, which is saved; run again to go on from there"
+                )
     parameters = {name: value.detach().cpu() for name, value in tower.named_parameters()}
     log = pd.DataFrame(state.log, columns=LOG_COLUMNS).astype({"step": int, "epoch": int})
     return parameters, log
@@ -242,6 +269,7 @@ class TrainingState:
     def save(self, step: int) -> None:
         """Write the state after a number of steps, atomically, over the last one."""
         if not self._accelerator.is_main_process:
+            self._accelerator.wait_for_everyone()
             return
         tensors = {"log": torch.tensor(self.log, dtype=torch.float64)}
         for name, parameter in self._tower.named_parameters():
@@ -256,6 +284,7 @@ class TrainingState:
             "scaler": json.dumps(scaler.state_dict() if scaler else None),
         }
         write_tensors(self._path, tensors, metadata)
+        self._accelerator.wait_for_everyone()
 
     def resume(self) -> int:
         """Restore a state of the same fingerprint if there is one.

@@ -3,6 +3,8 @@
 A step runs inside `recorded_step`. Before it, every input is compared with what its own record
 says of it, so a damaged file stops the step that would have used it. After it, each output X gets
 `X.lineage.json`, written last: a record beside an artifact means that the artifact is whole.
+A record follows `workflow/schemas/lineage.schema.json` and ends with a seal, the digest of the rest
+of it, so that an edited record is noticed.
 """
 
 from __future__ import annotations
@@ -10,30 +12,26 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-import os
-import platform
 import resource
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from task_arithmetic.artifacts import PipelineError, read_json, sha256, write_json
+import jsonschema
 
-SCHEMA_VERSION = 1
+from task_arithmetic.artifacts import PipelineError, digest, read_json, sha256, write_json
+from task_arithmetic.environment import describe_environment
+
+SCHEMA_VERSION = 2
+SCHEMA_FILE = Path(__file__).parents[1] / "schemas" / "lineage.schema.json"
+RECORD_SUFFIX = ".lineage.json"
 PACKAGE = Path(__file__).parent
-# The packages whose version can change a number.
-RECORDED_PACKAGES = (
-    "accelerate", "datasets", "matplotlib", "numpy", "open_clip_torch", "pandas", "pillow",
-    "pyarrow", "safetensors", "scikit-image", "scikit-learn", "snakemake", "torch", "torchvision",
-)  # fmt: skip
 
 
 # --- Code ------------------------------------------------------------------------------------
@@ -119,23 +117,32 @@ class Step:
         name: The command, such as `finetune`.
         settings: Its named parameters.
         modules: The project modules that compute it.
-        inputs: The files it reads.
         outputs: The files it writes.
-        facts: What the step adds while it runs: device, resumed steps, throughput.
+        inputs: The files it reads: path, size and SHA-256.
+        facts: What the step adds while it runs, such as how many columns it computed.
     """
 
     name: str
     settings: Mapping[str, Any]
     modules: tuple[str, ...]
-    inputs: Sequence[Path]
     outputs: Sequence[Path]
+    inputs: list[dict[str, Any]]
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def sha256_of(self, path: Path) -> str:
+        """Return the SHA-256 of an input, hashed once before the step began."""
+        found = {entry["path"]: entry["sha256"] for entry in self.inputs}
+        return found[project_path(path)]
+
+    def reuses(self, paths: Sequence[Path]) -> None:
+        """Check and record files that the step found it can reuse; they are inputs like others."""
+        self.inputs += [_checked_input(path) for path in paths]
 
 
 def record_path(artifact: Path | str) -> Path:
     """Return the path of the record beside an artifact."""
     artifact = Path(artifact)
-    return artifact.with_name(f"{artifact.name}.lineage.json")
+    return artifact.with_name(f"{artifact.name}{RECORD_SUFFIX}")
 
 
 @contextmanager
@@ -162,9 +169,8 @@ def recorded_step(
         PipelineError: If an input is missing or is not what its own record says, or an output was
             not written.
     """
-    step = Step(name, settings, modules, inputs, outputs)
     started, clock = datetime.now(UTC), time.monotonic()
-    described_inputs = [_checked_input(Path(path)) for path in inputs]
+    step = Step(name, settings, modules, outputs, [_checked_input(Path(path)) for path in inputs])
     for path in outputs:
         # A step that is killed between an output and its record must not leave an old record.
         record_path(path).unlink(missing_ok=True)
@@ -177,15 +183,15 @@ def recorded_step(
         "step": name,
         "command": shlex.join(["task-arithmetic", *sys.argv[1:]]),
         "settings": dict(settings),
-        "inputs": described_inputs,
+        "seeds": dict(_seeds(settings)),
+        "inputs": step.inputs,
         "outputs": [_described(Path(path)) for path in outputs],
         "code": {
             "digest": code_digest(*modules),
+            "modules": list(modules),
             "files": [path.name for path in source_files(*modules)],
         },
-        "git": _git_state(),
-        "python": platform.python_version(),
-        "packages": _package_versions(),
+        **describe_environment(),
         "facts": step.facts,
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - clock, 3),
@@ -193,11 +199,66 @@ def recorded_step(
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     for path in outputs:
-        write_json(record_path(path), {"artifact": os.fspath(path), **record})
+        write_record(path, {"artifact": project_path(Path(path)), **record})
+
+
+def write_record(artifact: Path | str, record: Mapping[str, Any]) -> None:
+    """Seal a record and write it beside its artifact."""
+    write_json(record_path(artifact), {**record, "seal": _seal(record)})
+
+
+def read_record(artifact: Path | str) -> dict[str, Any]:
+    """Read and check the record beside an artifact.
+
+    Args:
+        artifact: The artifact, which need not be there itself.
+
+    Returns:
+        The record.
+
+    Raises:
+        PipelineError: If it is missing, is no record of this schema, or was edited.
+    """
+    path = record_path(artifact)
+    record = read_json(path)
+    error = jsonschema.exceptions.best_match(_validator().iter_errors(record))
+    if error is not None:
+        raise PipelineError(f"{path}: not a record of version {SCHEMA_VERSION}: {error.message}")
+    if record["seal"] != _seal(record):
+        raise PipelineError(
+            f"{path}: edited since it was written (its seal is {record['seal'][:12]}…, its content "
+            f"has {_seal(record)[:12]}…)"
+        )
+    return record
+
+
+@functools.cache
+def _validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(read_json(SCHEMA_FILE))
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    return digest({key: value for key, value in record.items() if key != "seal"})
+
+
+def _seeds(settings: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, int]]:
+    """Yield every seed in nested settings with the keys that lead to it."""
+    for key, value in settings.items():
+        if key == "seed":
+            yield f"{place}{key}", value
+        elif isinstance(value, Mapping):
+            yield from _seeds(value, f"{place}{key}.")
+
+
+def project_path(path: Path) -> str:
+    """Return a path relative to the project, in which every command runs."""
+    # Links are kept: an artifact may be one, into the cache that workflows share.
+    absolute, folder = path.absolute(), Path.cwd()
+    return str(absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute)
 
 
 def _described(path: Path) -> dict[str, Any]:
-    return {"path": os.fspath(path), "size": path.stat().st_size, "sha256": sha256(path)}
+    return {"path": project_path(path), "size": path.stat().st_size, "sha256": sha256(path)}
 
 
 def _checked_input(path: Path) -> dict[str, Any]:
@@ -205,7 +266,7 @@ def _checked_input(path: Path) -> dict[str, Any]:
         raise PipelineError(f"{path}: input file not found")
     found = _described(path)
     if record_path(path).exists():
-        outputs = read_json(record_path(path))["outputs"]
+        outputs = read_record(path)["outputs"]
         recorded = {Path(output["path"]).name: output["sha256"] for output in outputs}
         expected = recorded.get(path.name)
         if expected is not None and expected != found["sha256"]:
@@ -215,25 +276,3 @@ def _checked_input(path: Path) -> dict[str, Any]:
                 "delete it and rerun, and the step that makes it will make it again"
             )
     return found
-
-
-@functools.cache
-def _git_state() -> dict[str, Any] | None:
-    """Return the commit of the working folder and whether it has changes; None outside git."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return {"commit": commit, "dirty": bool(changes.strip())}
-
-
-def _package_versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in RECORDED_PACKAGES}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Follows numbers that imported checkpoints had a part in.
+IMPORTED = "‡"
+
 
 @dataclass(frozen=True)
 class Sheet:
@@ -46,6 +49,8 @@ _TEX = str.maketrans({
     "α": r"$\alpha$",
     "≈": r"$\approx$",
     "–": "--",
+    IMPORTED: r"$\ddagger$",
+    "†": r"$\dagger$",
 })
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from task_arithmetic.curves import Edit, count_correct, curve_frame, curve_rows, tangent_correct
 from task_arithmetic.encoders import Encoder
 from task_arithmetic.features import edited_features, first_order_features
+from task_arithmetic.loading import Images
 from task_arithmetic.subsets import ensemble_correct
 from task_arithmetic.vectors import TaskVector
 
@@ -27,14 +28,14 @@ class Examples:
     Attributes:
         dataset: The dataset's name.
         split: Its split.
-        images: Decoded images.
+        images: The images, decoded or to be decoded.
         labels: Class indices.
         head: W of the zero-shot head.
     """
 
     dataset: str
     split: str
-    images: UInt8[np.ndarray, "examples height width 3"]
+    images: Images | UInt8[np.ndarray, "examples height width 3"]
     labels: Int[np.ndarray, " examples"]
     head: Float[np.ndarray, "classes features"]
 

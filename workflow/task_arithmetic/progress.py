@@ -9,6 +9,8 @@ from typing import Self
 
 from tqdm import tqdm
 
+from task_arithmetic.distributed import is_main_process
+
 logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -27,8 +29,15 @@ class Progress:
         """
         self._description, self._unit, self._total = description, unit, total
         # disable=None: no bar where standard error is not a terminal.
+        disable = None if is_main_process() else True
         self._bar = tqdm(
-            desc=description, total=total, unit=unit, initial=done, disable=None, leave=False
+            desc=description,
+            total=total,
+            unit=unit,
+            initial=done,
+            disable=disable,
+            leave=False,
+            unit_scale=unit == "byte",
         )
         self._done, self._started, self._logged = done, time.monotonic(), 0.0
         self._done_before = done

@@ -18,8 +18,9 @@ import pandas as pd
 from rich.console import Console
 from rich.markdown import Markdown
 
-from task_arithmetic.markup import Sheet, latex, markdown
-from task_arithmetic.tables import MODES, axes
+from task_arithmetic.markup import IMPORTED, Sheet, latex, markdown
+from task_arithmetic.published import Published
+from task_arithmetic.tables import MODES, axes, with_imported
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def render(
     tasks: Sequence[str],
     format: Literal["markdown", "latex"],
     singles: pd.DataFrame | None = None,
+    expected: Mapping[str, Any] | None = None,
 ) -> str:
     """Lay a tidy table out as in the papers: methods by measures, then task by task.
 
@@ -93,24 +95,35 @@ def render(
         tasks: Task names in the order wanted.
         format: The markup language.
         singles: What `single_task` returns; gives `task_addition` its pre-trained row.
+        expected: Published numbers, as in a configuration, for columns beside ours.
 
     Returns:
         The text of the file: percent with one decimal, mean ± sample standard deviation over
-        seeds (no ± for one seed), the best mean in bold. Edits without a feasible α are never
+        seeds (no ± for one seed), the best mean in bold, a mark on means that are far from the
+        published ones. Edits without a feasible α are never
         part of a mean unsaid: the cell says of how many of how many it is the mean.
     """
     layout, rows = LAYOUTS[name], _with_pretrained(name, table, singles)
+    marked = table[table["imported"]] if "imported" in table else table[:0]
+    triples = set(zip(marked["model"], marked["mode"], marked["task"], strict=True))
+    rows = with_imported(rows, triples)
     markup, bold = _markup(name, format)
     models, seeds, modes = axes(rows)
     of = {model: rows[rows["model"] == model] for model in models}
     methods = [MODES.get(mode, mode) for mode in modes]
 
-    measures = list(product(models, layout.summary))
-    columns = [_compare(of[model], metric, modes, bold) for model, metric in measures]
-    heads = ["Method", *(metric.heading for _, metric in measures)]
-    lines = [list(line) for line in zip(methods, *columns, strict=True)]
+    published, shown = Published.of(expected, name), []
+    for model, metric in product(models, layout.summary):
+        verdict = partial(published.mark, model)
+        shown.append((model, metric.heading, _compare(of[model], metric, modes, bold, verdict)))
+        if published.has(metric.column):
+            cells = [published.cell(model, mode, metric.column) for mode in modes]
+            shown.append((model, "Paper", cells))
+    heads = ["Method", *(heading for _, heading, _ in shown)]
+    lines = [list(line) for line in zip(methods, *(cells for *_, cells in shown), strict=True)]
     caption = f"{layout.caption}; {_spread(len(tasks), len(seeds))}. {_legend(lines)}".strip()
-    sheets = [Sheet(layout.title, caption, [model for model, _ in measures], [heads, *lines])]
+    caption += published.legend
+    sheets = [Sheet(layout.title, caption, [model for model, *_ in shown], [heads, *lines])]
 
     for model, metric in product(models, layout.per_task):
         # The pre-trained model has no coefficient and no normalized accuracy: no column for it.
@@ -228,7 +241,13 @@ def _with_pretrained(name: str, table: pd.DataFrame, singles: pd.DataFrame | Non
     return table
 
 
-def _compare(rows: pd.DataFrame, metric: Metric, modes: list[str], bold: str) -> list[str]:
+def _compare(
+    rows: pd.DataFrame,
+    metric: Metric,
+    modes: list[str],
+    bold: str,
+    verdict: Callable[[str, str, float], str] = lambda *_: "",
+) -> list[str]:
     """Return one cell per mode: mean ± spread over seeds of the mean over the tasks in `rows`."""
     cells, contest = [], {}
     for mode in modes:
@@ -242,9 +261,14 @@ def _compare(rows: pd.DataFrame, metric: Metric, modes: list[str], bold: str) ->
         places = 1 if metric.percent else 2
         mean = f"{by_seed.mean():.{places}f}"
         spread = f" ± {by_seed.std():.{places}f}" if len(by_seed) > 1 else ""
-        cells.append(mean + spread + (f" ({known} of {total})" if known < total else ""))
-        # A mean over fewer tasks is another quantity, and the pre-trained model is no contestant.
-        if known == total and mode != "pretrained":
+        # A mean over fewer tasks is another quantity than the published ones.
+        whole = known == total
+        note = verdict(mode, metric.column, by_seed.mean()) if whole else f" ({known} of {total})"
+        here = rows["mode"] == mode
+        mark = IMPORTED if "imported" in rows and rows[here]["imported"].any() else ""
+        cells.append(mean + spread + note + mark)
+        # Nor does it compete, and the pre-trained model is no contestant.
+        if whole and mode != "pretrained":
             contest[len(cells) - 1] = mode, mean
     if metric.better and len(contest) > 1:
         # Compared as printed: numbers that look equal are marked alike.
@@ -298,4 +322,6 @@ def _legend(lines: list[list[str]]) -> str:
             "Infeasible: no coefficient keeps the control accuracy on validation data;"
             " (k of n): mean over the k edits of n for which one does."
         )
+    if any(IMPORTED in cell for cell in cells):
+        meanings.append(f"{IMPORTED} with fine-tuned models that were imported, not trained here.")
     return " ".join(meanings)

@@ -151,6 +151,23 @@ def task_negation(
     return table.assign(feasible=found("feasible"))
 
 
+def with_imported(table: pd.DataFrame, imported: Iterable[Sequence[str]]) -> pd.DataFrame:
+    """Mark the rows of tasks whose fine-tuned model was imported instead of trained.
+
+    Args:
+        table: What one of the functions above returns.
+        imported: Triples of model, mode and task.
+
+    Returns:
+        The table with a column `imported`; without one if nothing was imported.
+    """
+    triples = {tuple(triple) for triple in imported}
+    if not triples:
+        return table
+    rows = zip(table["model"], table["mode"], table["task"], strict=True)
+    return table.assign(imported=[row in triples for row in rows])
+
+
 def ordered_modes(modes: Iterable[str]) -> list[str]:
     """Return the distinct modes in the order of `MODES`, unknown ones last."""
     present = list(dict.fromkeys(modes))

@@ -77,6 +77,8 @@ class LinearizedModule(nn.Module):
         self._origin[0]._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
+    # A compiler that traced through this would meet the dispatch mode, which is a tracer itself.
+    @torch.compiler.disable
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate f(x; θ0) + J(x; θ0) · (θ − θ0).
 

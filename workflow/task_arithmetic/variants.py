@@ -20,6 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from task_arithmetic.artifacts import digest, read_tensors, write_tensors
 from task_arithmetic.encoders import Encoder
 from task_arithmetic.finetune import FinetuneSettings, finetune
+from task_arithmetic.loading import Images
 from task_arithmetic.vectors import TaskVector
 
 KIND = "task_vectors"
@@ -46,7 +47,7 @@ def train_variant(
     variant: Variant,
     encoder: Encoder,
     head: Tensor,
-    images: Tensor,
+    images: Images | Tensor,
     labels: Tensor,
     settings: FinetuneSettings,
     resume_path: Path,
@@ -58,7 +59,7 @@ def train_variant(
         variant: The variant.
         encoder: The pre-trained tower θ0; it stays as it is.
         head: The frozen classifier, `[classes, features]`.
-        images: Training images, uint8, `[examples, height, width, 3]`.
+        images: Training images, `[examples, height, width, 3]`.
         labels: Class indices, `[examples]`.
         settings: The ordinary protocol.
         resume_path: Where resumable states are kept.
@@ -71,8 +72,8 @@ def train_variant(
     pretrained = {name: value.detach().clone() for name, value in tower.named_parameters()}
     changed = replace(settings, **variant.changes)
     if variant.snapshots:
-        # A resumed run would not take those it had passed: start over instead.
-        changed = replace(changed, checkpoint_every=changed.total_steps(len(labels)))
+        # A resumed run would not take the snapshots that it had passed: it starts over instead.
+        resume_path.unlink(missing_ok=True)
     climbing = ascending(tower) if variant.ascend else nullcontext()
     with climbing, snapshots(tower, variant.snapshots) as taken:
         final, _ = finetune(
