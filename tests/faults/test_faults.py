@@ -142,7 +142,8 @@ def test_a_diverging_training_names_its_step_and_the_others_finish(project):
     ("images", "message"),
     [
         ({"train": {"cat": 20}, "test": {"cat": 2, "cow": 2}}, "classes ['cow'] in"),
-        ({"train": {"cat": 20}, "test": {}}, "(test): expected at least one example"),
+        ({"train": {"cat": 20}, "test": {"cat": 0}}, "(test): expected at least one example"),
+        ({"train": {"cat": 20}, "test": {}}, "found no class folder"),
         ({"train": {"cat": 3}, "test": {"cat": 2}}, "(validation): expected at least one example"),
         ({"train": {}, "test": {}}, "found no class folder"),
     ],

@@ -81,16 +81,28 @@ def test_a_flipped_byte_in_a_checkpoint_is_found_and_its_vector_is_stale(here, p
     assert SHAPES not in verdicts
 
 
+def a_column(project):
+    inputs = read_record(project.root / CURVE)["inputs"]
+    return next(entry["path"] for entry in inputs if "/columns/" in entry["path"])
+
+
 def test_a_flipped_byte_in_a_stored_column_is_found(here, plan):
-    column = next(
-        entry["path"]
-        for entry in read_record(here.root / CURVE)["inputs"]
-        if "/columns/" in entry["path"]
-    )
+    column = a_column(here)
     flip(here.root / column)
     verdicts = found(plan, TABLE)
     assert without_consequences(verdicts) == {column: Verdict.MODIFIED}
     assert verdicts[CURVE] is Verdict.STALE_INPUT
+
+
+def test_a_stored_column_without_a_record_is_found(here, plan):
+    column = a_column(here)
+    record_path(here.root / column).unlink()
+    assert found(plan, TABLE) == {column: Verdict.UNRECORDED}
+
+
+def test_a_result_that_the_configuration_no_longer_makes_is_found(here):
+    here.configure(lambda config: config.update(tasks=["digits", "colors"]))
+    assert found(present_plan(), SHAPES) == {SHAPES: Verdict.STALE_CONFIG}
 
 
 @pytest.mark.parametrize("path", [TABLE, CURVE])

@@ -76,8 +76,8 @@ def test_the_default_configuration_is_valid(config):
         ("datasets.digits.source", {"generator": "digits"}, "datasets.digits.source: expected the "
          "keys generator, seed, test, train, found generator"),
         ("datasets.digits.source", {"hub": "a/b", "splits": {"test": "t"}}, "datasets.digits.source"
-         ": expected the keys hub, revision, splits and perhaps config, image, label, size_mb, "
-         "found hub, splits"),
+         ": expected the keys hub, revision, splits and perhaps config, image, images, label, "
+         "size_mb, found hub, splits"),
         ("datasets.digits.source", {"folder": "x", "seed": 1}, "datasets.digits.source: expected "
          "the keys folder, found folder, seed"),
         ("datasets.digits.source", {"parquet": {"test": ["t"]}}, "datasets.digits.source: expected "

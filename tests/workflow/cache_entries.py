@@ -34,7 +34,7 @@ with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
                 "outputs": sorted(dict(rule.output.items())),
             }
             for rule in inner.rules
-            if rule.cache
+            if rule.cache.output
         },
         "entries": [
             {
@@ -43,7 +43,7 @@ with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
                 "entry": asyncio.run(names.get_provenance_hash(job)),
             }
             for job in inner.dag.jobs
-            if job.rule.cache
+            if job.rule.cache.output
         ],
     }
 print("\n" + json.dumps(report))

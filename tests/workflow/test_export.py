@@ -65,9 +65,10 @@ def test_an_independent_validator_accepts_the_process_run_profile(exported, monk
         assert url.startswith("https://w3id.org/ro/crate/")
         response = requests.Response()
         response.status_code, response._content = 200, CONTEXT.read_bytes()
+        response.headers["Content-Type"] = "application/ld+json"
         return response
 
-    monkeypatch.setattr(HttpRequester, "get", answer)
+    monkeypatch.setattr(HttpRequester, "get", answer, raising=False)
     result = services.validate(
         services.ValidationSettings(
             rocrate_uri=str(exported),

@@ -183,13 +183,12 @@ def test_a_second_seed_trains_again_and_reuses_the_pretrained_features(project):
 def test_fewer_coefficients_rerun_curves_without_training(project):
     project.configure(lambda config: config.update(coefficients=[0.0, 1.0]))
     planned = project.planned("all")
-    assert {job.split(" of ")[0] for job in planned} == {
+    assert {job.split(" of ")[0] for job in planned if job not in TABLES} == {
         "validation curve",
         "validation curves",
         "selection",
         "test curve",
         "test curves",
-        *TABLES[1:],
         *FIGURES,
         # One α per task is searched on the same grid.
         "sums over all subsets, posthoc, seed 0",
@@ -202,6 +201,7 @@ def test_fewer_coefficients_rerun_curves_without_training(project):
         "figure pairs",
         "figure subsets",
     }
+    assert {job for job in planned if job in TABLES} == set(TABLES[1:])
 
 
 def test_several_changes_at_once_are_all_noticed(project):

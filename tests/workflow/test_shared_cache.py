@@ -29,9 +29,15 @@ def entries(project):
     }
 
 
-@pytest.fixture
-def several(new_project, tmp_path):
-    """Return a project with two of everything: models (one of them pre-trained here) and seeds."""
+@pytest.fixture(scope="module")
+def unchanged(new_project):
+    """Return the entries of the small project as it is."""
+    return entries(new_project)
+
+
+@pytest.fixture(scope="module")
+def several(new_project, tmp_path_factory):
+    """Return the report of a project with two of everything that a wildcard can be."""
 
     def change(config):
         config["models"]["other"] = copy.deepcopy(config["models"]["tiny"])
@@ -41,13 +47,13 @@ def several(new_project, tmp_path):
         config["models"]["fourth"] = copy.deepcopy(config["models"]["third"])
         config["seeds"] = [0, 1]
 
-    project = new_project.copy_to(tmp_path / "several")
+    project = new_project.copy_to(tmp_path_factory.mktemp("several") / "project")
     project.configure(change)
-    return project
+    return report(project)
 
 
 def test_no_two_jobs_share_an_entry_and_every_cached_rule_is_among_them(several):
-    found = report(several)
+    found = several
     assert {"dataset", "encoder", "finetune", "head", "pretrain"} <= set(found["rules"])
     assert {job["rule"] for job in found["entries"]} == set(found["rules"])
     for rule in found["rules"]:
@@ -62,7 +68,7 @@ def test_no_two_jobs_share_an_entry_and_every_cached_rule_is_among_them(several)
 
 
 def test_all_that_a_cached_command_is_told_is_in_its_entry(several):
-    for rule, found in report(several)["rules"].items():
+    for rule, found in several["rules"].items():
         # Outputs, logs, threads and resources decide no content; inputs and params are part of it.
         told = set(found["fields"])
         assert told <= {"input", "output", "params", "log", "threads", "resources"}, rule
@@ -112,13 +118,14 @@ def weights(project):
         }),
     ],
 )  # fmt: skip
-def test_another_config_code_or_content_is_another_entry(new_project, tmp_path, change, expected):
+def test_another_config_code_or_content_is_another_entry(
+    new_project, unchanged, tmp_path, change, expected
+):
     project = new_project.copy_to(tmp_path / "project")
-    before = entries(project)
     change(project)
     after = entries(project)
-    assert before.keys() == after.keys()
-    changed = {key for key in before if before[key] != after[key]}
+    assert unchanged.keys() == after.keys()
+    changed = {key for key in after if unchanged[key] != after[key]}
     found = {
         (rule, dict(named).get("task", dict(named).get("dataset"))) for rule, *named in changed
     }
@@ -138,8 +145,13 @@ def test_a_second_clone_computes_no_dataset_head_or_training(new_project, tmp_pa
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     made, restored = first.root / "results" / "embedded", second.root / "results" / "other"
-    assert len(list(made.glob("logs/**/*.log"))) == 3 + 1 + 3 + 4
-    assert list(restored.glob("logs/**/*.log")) == []
+    # Every artifact is a link to the first clone's, with the record of the run that made it there.
+    records = [path.relative_to(made) for path in sorted(made.rglob("*.lineage.json"))]
+    assert len(records) == 2 * 3 + 1 + 2 + 4 * 2
+    for name in records:
+        assert (restored / name).is_symlink()
+        assert (restored / name).read_bytes() == (made / name).read_bytes()
+    assert sorted(path.relative_to(restored) for path in restored.rglob("*.json")) == records
     checkpoint = Path("checkpoints", "tiny", "0", "linear", "digits.safetensors")
     assert (restored / checkpoint).is_symlink()
     # The record is that of the run that made the artifact.

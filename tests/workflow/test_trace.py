@@ -5,22 +5,31 @@ import json
 import pandas as pd
 import pytest
 
-from task_arithmetic.artifacts import read_json, sha256
+from task_arithmetic.artifacts import PipelineError, canonical_json, read_json, sha256
+from task_arithmetic.audit import audit
 from task_arithmetic.lineage import record_path
+from task_arithmetic.plan import present_plan
+from task_arithmetic.trace import find_row, trace
 
 TABLES = "results/embedded/tables"
 
 
-def traced(project, table, row):
-    done = project.run(
-        "trace", f"{TABLES}/{table}.csv", "--row", row, "--json", command="task-arithmetic"
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+@pytest.fixture(scope="module", autouse=True)
+def plan(finished_project):
+    """Work in the finished project, and return its plan."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(finished_project.root)
+        yield present_plan()
 
 
-def test_an_addition_leads_to_its_coefficient_checkpoints_data_and_code(finished_project):
-    chain = traced(finished_project, "task_addition", "task=digits,mode=linear")
+def traced(plan, table, **row):
+    path = f"{TABLES}/{table}.csv"
+    chain = trace(path, find_row(path, row), audit([path], plan))
+    return json.loads(canonical_json(chain))
+
+
+def test_an_addition_leads_to_its_coefficient_checkpoints_data_and_code(plan, finished_project):
+    chain = traced(plan, "task_addition", task="digits", mode="linear")
     root = finished_project.root
     assert chain["edit"] == {"name": "addition", "weights": {"digits": 1, "shapes": 1}}
     (selection,) = chain["selection"]
@@ -60,13 +69,15 @@ def test_an_addition_leads_to_its_coefficient_checkpoints_data_and_code(finished
 @pytest.mark.parametrize(
     ("table", "row", "edit", "modes"),
     [
-        ("task_negation", "task=shapes,mode=posthoc", "negation-shapes", {"nonlinear"}),
-        ("single_task", "task=digits,mode=nonlinear,split=test", "single-digits", {"nonlinear"}),
-        ("single_task", "task=digits,mode=pretrained,split=test", "single-digits", {"nonlinear"}),
+        ("task_negation", {"task": "shapes", "mode": "posthoc"}, "negation-shapes", {"nonlinear"}),
+        ("single_task", {"task": "digits", "mode": "linear", "split": "test"}, "single-digits",
+         {"linear"}),
+        ("single_task", {"task": "digits", "mode": "pretrained", "split": "test"}, "single-digits",
+         {"nonlinear"}),
     ],
-)
-def test_every_table_and_mode_can_be_traced(finished_project, table, row, edit, modes):
-    chain = traced(finished_project, table, row)
+)  # fmt: skip
+def test_every_table_and_mode_can_be_traced(plan, table, row, edit, modes):
+    chain = traced(plan, table, **row)
     assert chain["edit"]["name"] == edit
     assert {part["path"].split("/")[-2] for part in chain["checkpoints"]} == modes
     assert bool(chain["selection"]) == (table != "single_task")
@@ -92,15 +103,20 @@ def test_the_chain_is_shown_as_a_tree(finished_project):
 @pytest.mark.parametrize(
     ("table", "row", "message"),
     [
-        ("task_addition.csv", "task=digits", "found 3; they differ in mode"),
-        ("task_addition.csv", "task=cats,mode=linear", "expected one row"),
-        ("task_addition.csv", "tusk=digits", "found ['tusk']"),
-        ("task_addition.md", "task=digits", "expected the CSV file"),
+        ("task_addition.csv", {"task": "digits"}, "found 3; they differ in mode"),
+        ("task_addition.csv", {"task": "cats", "mode": "linear"}, "expected one row"),
+        ("task_addition.csv", {"tusk": "digits"}, r"found \['tusk'\]"),
+        ("task_addition.md", {"task": "digits"}, "expected the CSV file"),
     ],
 )
-def test_a_row_that_is_not_one_row_is_explained(finished_project, table, row, message):
+def test_a_row_that_is_not_one_row_is_explained(table, row, message):
+    with pytest.raises(PipelineError, match=message):
+        find_row(f"{TABLES}/{table}", row)
+
+
+def test_a_row_that_is_no_list_of_values_is_a_usage_error(finished_project):
     done = finished_project.run(
-        "trace", f"{TABLES}/{table}", "--row", row, command="task-arithmetic"
+        "trace", f"{TABLES}/task_addition.csv", "--row", "digits", command="task-arithmetic"
     )
-    assert done.returncode == 1
-    assert message in done.stderr
+    assert done.returncode == 2
+    assert "expected column=value" in done.stderr

@@ -99,10 +99,10 @@ def audit(targets: Iterable[str], plan: Plan) -> dict[str, Node]:
     Returns:
         All files reached, by path, every file after its inputs.
     """
-    walk, targets = _Walk(plan, {}), set(targets)
-    for target in sorted(targets):
-        walk.visit(target, asked=True)
-    _mark_remade(walk.nodes, plan, targets)
+    walk = _Walk(plan, set(targets), {})
+    for target in sorted(walk.targets):
+        walk.visit(target)
+    _mark_remade(walk.nodes, plan, walk.targets)
     return walk.nodes
 
 
@@ -144,17 +144,20 @@ def summarize(nodes: Mapping[str, Node]) -> dict[str, int]:
 
 @dataclass
 class _Walk:
-    """The nodes that an audit has reached."""
+    """The nodes that an audit has reached on its way from targets to raw data."""
 
     plan: Plan
+    targets: set[str]
     nodes: dict[str, Node]
 
-    def visit(self, path: str, asked: bool = False) -> Node:
+    def visit(self, path: str) -> Node:
         """Judge a file after its inputs."""
         if path in self.nodes:
             return self.nodes[path]
         planned = self.plan.artifacts.get(path)
-        record, findings = _read(path, expected=planned is not None or asked)
+        # Only raw data may have no record.
+        made = planned is not None or path in self.targets or self._is_column(path)
+        record, findings = _read(path, expected=made)
         found = sha256(path) if Path(path).is_file() else None
         inputs = self._inputs(path, record, planned)
         for name in inputs:
@@ -167,7 +170,7 @@ class _Walk:
             findings.append(Finding(Verdict.MODIFIED, reason, recorded, found))
         if record and planned:
             findings += _against_plan(record, planned)
-        elif record and asked:
+        elif record and path in self.targets:
             reason = "the present configuration does not make it"
             findings.append(Finding(Verdict.STALE_CONFIG, reason, None, record["step"]))
         findings += self._against_inputs(record, inputs)
@@ -181,10 +184,13 @@ class _Walk:
         """Return what a file was made of, and what it would be made of now."""
         # A column's name is the digest of all that decides it: the run that happened to compute it
         # also read files that have nothing to do with it.
-        if any(Path(path).is_relative_to(store) for store in self.plan.stores):
+        if self._is_column(path):
             return ()
         recorded = {entry["path"] for entry in record["inputs"]} if record else set()
         return tuple(sorted(recorded | planned.inputs if planned else recorded))
+
+    def _is_column(self, path: str) -> bool:
+        return any(Path(path).is_relative_to(store) for store in self.plan.stores)
 
     def _against_inputs(
         self, record: Mapping[str, Any] | None, inputs: tuple[str, ...]

@@ -70,15 +70,18 @@ def _weights_to_fetch(config: dict[str, Any]) -> dict[str, float]:
 
 @app.command()
 def plan(
-    config: Annotated[Path | None, one_file("Configuration of the experiment.")] = None,
     target: Annotated[str, typer.Argument(help="Rule or file.")] = "all_tables",
+    configfile: Annotated[
+        Path | None,
+        typer.Option(help="Configuration of the experiment; config.yaml by default."),
+    ] = None,
 ) -> None:
     """Say what an experiment costs as a whole: jobs by rule, GPU hours, disk."""
     start(None)
     from task_arithmetic import estimates
     from task_arithmetic.plan import present_jobs
 
-    jobs, read = present_jobs(config, target)
+    jobs, read = present_jobs(configfile, target)
     print(estimates.render_costs(estimates.costs(jobs, read), read["planning"]["tflops"]))
 
 
