@@ -11,6 +11,7 @@ if "datasets" not in config:
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/common_analyses.smk"
 
 
 pathvars:
@@ -27,6 +28,7 @@ include: "workflow/rules/finetune.smk"
 include: "workflow/rules/edits.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/analyses.smk"
 
 
 rule all_tables:
@@ -35,14 +37,21 @@ rule all_tables:
         get_tables(),
 
 
+rule all_analyses:
+    input:
+        get_analysis_tables(),
+
+
 rule all_figures:
     input:
         get_figures(),
+        get_analysis_figures(),
 
 
 rule all:
     input:
         rules.all_tables.input,
+        rules.all_analyses.input,
         rules.all_figures.input,
 
 

@@ -67,6 +67,8 @@ def shrink(config):
     config["coefficients"] = [0.0, 0.5, 1.0]
     config["finetuning"] |= {"steps": 4, "warmup_steps": 1, "checkpoint_every": 2}
     config["evaluation"]["batch_size"] = 64
+    # The analyses have tests of their own.
+    config.pop("analyses")
     for dataset in config["datasets"].values():
         dataset["source"] |= {"train": 200, "test": 40}
         dataset.pop("finetuning", None)

@@ -166,6 +166,12 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
                 f"datasets.{task}.finetuning: expected fewer warmup_steps than the "
                 f"{protocol['steps']} steps, found {protocol['warmup_steps']}"
             )
+    analyses = config.get("analyses", {})
+    for position, pair in enumerate(analyses.get("disentanglement", {}).get("pairs", [])):
+        for task in pair:
+            if task not in tasks:
+                key = f"analyses.disentanglement.pairs.{position}"
+                yield f"{key}: expected {_one_of(tasks)}, found '{task}'"
 
 
 def _one_of(names: Sequence[str] | Mapping[str, Any]) -> str:

@@ -1,0 +1,180 @@
+"""Figures of the analyses, in the style of the other figures.
+
+Everything is drawn from the tidy tables of the analyses; several seeds are averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
+
+from task_arithmetic.figures import GREY, _legend, _looks, _panels, _styled
+from task_arithmetic.tables import MODES, axes, ordered_modes
+
+PERCENT = PercentFormatter(1, decimals=0, symbol=None)
+FINE_TUNING = {"nonlinear": "Non-linear fine-tuning", "linear": "Linearized fine-tuning"}
+DISTANCE_LABELS = {
+    "prediction": "Disentanglement error ξ (% of predictions)",
+    "logit": "Disentanglement error ξ (logits)",
+}
+
+
+@_styled
+def linear_regime(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
+    """Draw fine-tuned networks against their first-order models, and the non-linear advantage.
+
+    One row per model. A point per task: on the diagonal, the network and its first-order model are
+    equally accurate (Ortiz-Jimenez et al. 2023, figure 1). The bars on the right are the non-linear
+    advantage (figure 2 there).
+
+    Args:
+        table: What `regimes.linear_regime` returns.
+        tasks: The tasks in the order wanted.
+
+    Returns:
+        The figure.
+    """
+    keys = ["model", "fine_tuning", "task"]
+    means = table.groupby(keys, sort=False).mean(numeric_only=True)
+    models = list(table["model"].unique())
+    trained = [name for name in FINE_TUNING if name in set(table["fine_tuning"])]
+    low = float(means[["network_accuracy", "first_order_accuracy"]].min(axis=None))
+    figure, panels = _panels(len(models), len(trained) + 1)
+    for row, model in zip(panels, models, strict=True):
+        for panel, name in zip(row, trained, strict=False):
+            points = means.loc[model, name].reindex(tasks)
+            look = _looks([name])[name] | {"linestyle": ""}
+            panel.plot(points["network_accuracy"], points["first_order_accuracy"], **look)
+            panel.axline((1, 1), slope=1, color=GREY, linewidth=0.9, zorder=1)
+            panel.set(xlim=(low - 0.03, 1.02), ylim=(low - 0.03, 1.02))
+            panel.set(title=f"{model}: {FINE_TUNING[name].lower()}")
+            panel.set_xlabel("Accuracy of the network (%)")
+            panel.set_ylabel("Accuracy of its first-order model (%)")
+            panel.xaxis.set_major_formatter(PERCENT)
+        _advantages(row[-1], means.loc[model], trained, tasks)
+        row[-1].set_title(f"{model}: non-linear advantage")
+    _legend(figure, trained)
+    return figure
+
+
+def _advantages(
+    panel: Axes, means: pd.DataFrame, trained: Sequence[str], tasks: Sequence[str]
+) -> None:
+    height = 0.8 / len(trained)
+    places = np.arange(len(tasks))
+    for position, (name, look) in enumerate(_looks(trained).items()):
+        values = means.loc[name].reindex(tasks)["nonlinear_advantage"]
+        panel.barh(places + (position + 0.5) * height - 0.4, values, height, color=look["color"])
+    panel.axvline(0, color=GREY, linewidth=0.9)
+    panel.set_yticks(places, tasks)
+    panel.invert_yaxis()
+    panel.xaxis.set_major_formatter(PERCENT)
+    panel.set_xlabel("(network − first-order) ÷ (1 − 1/C) (%)")
+
+
+@_styled
+def disentanglement_planes(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
+    """Draw ξ(α1, α2) of the pairs measured on a plane as heat maps, one column per mode.
+
+    The square is [0, 1]², the coefficients used in practice. One scale holds for all panels.
+
+    Args:
+        table: Rows of `disentanglement.disentanglement_errors` with model, seed and mode.
+        tasks: The tasks, in whose order the pairs are shown.
+
+    Returns:
+        The figure.
+    """
+    table = table[table["distance"] == "prediction"]
+    off_diagonal = table[table["alpha_first"] != table["alpha_second"]]
+    order = {task: position for position, task in enumerate(tasks)}
+    pairs = sorted(
+        set(zip(off_diagonal["first"], off_diagonal["second"], strict=True)),
+        key=lambda pair: (order[pair[0]], order[pair[1]]),
+    )
+    models, _, modes = axes(table)
+    highest = float(table["error"].max()) or 1.0
+    size = (2.5 * len(modes) + 1.1, 2.5 * len(pairs) * len(models) + 0.3)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(pairs) * len(models), len(modes), squeeze=False)
+    rows = [(model, pair) for model in models for pair in pairs]
+    for line, (model, (first, second)) in zip(panels, rows, strict=True):
+        for panel, mode in zip(line, modes, strict=True):
+            of = off_diagonal[
+                (off_diagonal["model"] == model)
+                & (off_diagonal["mode"] == mode)
+                & (off_diagonal["first"] == first)
+                & (off_diagonal["second"] == second)
+            ]
+            grid = sorted(set(of["alpha_first"]))
+            wanted = table.loc[
+                (table["model"] == model)
+                & (table["mode"] == mode)
+                & (table["first"] == first)
+                & (table["second"] == second)
+                & table["alpha_first"].isin(grid)
+            ]
+            plane = wanted.pivot_table(
+                index="alpha_second", columns="alpha_first", values="error", aggfunc="mean"
+            )
+            mesh = panel.pcolormesh(
+                plane.columns, plane.index, plane, cmap="cividis", vmin=0, vmax=highest,
+                shading="nearest", rasterized=True,
+            )  # fmt: skip
+            box = Rectangle((0, 0), 1, 1, fill=False, edgecolor="white", linewidth=1.6)
+            panel.add_patch(box)
+            panel.set(aspect="equal", xlabel=f"α of {first}", title=MODES.get(mode, mode))
+            panel.grid(visible=False)
+        line[0].set_ylabel(f"{model}\nα of {second}")
+    bar = figure.colorbar(mesh, ax=panels, shrink=0.7, format=PERCENT)
+    bar.set_label(DISTANCE_LABELS["prediction"])
+    return figure
+
+
+@_styled
+def disentanglement_diagonals(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
+    """Draw ξ(α, α) of all pairs against α: predictions on the left, logits on the right.
+
+    The line is the mean over pairs and seeds, the band holds the middle half of the pairs.
+
+    Args:
+        table: Rows of `disentanglement.disentanglement_errors` with model, seed and mode.
+        tasks: The tasks; pairs of others are not drawn.
+
+    Returns:
+        The figure.
+    """
+    drawn = table[
+        (table["alpha_first"] == table["alpha_second"])
+        & (table["alpha_first"] >= 0)
+        & (table["alpha_first"] <= 1)
+        & table["first"].isin(tasks)
+        & table["second"].isin(tasks)
+    ]
+    # The planes of some pairs have more points on their diagonals than all pairs share.
+    pairs = drawn.groupby("alpha_first")["second"].count()
+    drawn = drawn[drawn["alpha_first"].isin(pairs.index[pairs == pairs.max()])]
+    models, modes = list(drawn["model"].unique()), ordered_modes(drawn["mode"])
+    figure, panels = _panels(len(models), len(DISTANCE_LABELS))
+    for row, model in zip(panels, models, strict=True):
+        for panel, (distance, label) in zip(row, DISTANCE_LABELS.items(), strict=True):
+            rows = drawn[(drawn["model"] == model) & (drawn["distance"] == distance)]
+            for mode, look in _looks(modes).items():
+                of = rows[rows["mode"] == mode]
+                per_pair = of.groupby(["alpha_first", "first", "second"])["error"].mean()
+                by_alpha = per_pair.groupby(level="alpha_first")
+                quartiles = by_alpha.quantile(0.25), by_alpha.quantile(0.75)
+                alphas = quartiles[0].index
+                panel.fill_between(alphas, *quartiles, color=look["color"], alpha=0.18, lw=0)
+                panel.plot(alphas, by_alpha.mean(), **look)
+            panel.set(title=model, xlabel="Scaling coefficient α1 = α2", ylabel=label)
+            if distance == "logit":
+                panel.yaxis.set_major_formatter("{x:g}")
+    _legend(figure, modes)
+    return figure
