@@ -29,6 +29,7 @@ include: "workflow/rules/edits.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/analyses.smk"
+include: "workflow/rules/initialization.smk"
 
 
 rule all_tables:

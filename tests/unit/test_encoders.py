@@ -96,7 +96,7 @@ def test_pretraining_is_deterministic_and_learns(architecture):
         "learning_rate": 3.0e-3,
     }  # fmt: skip
     losses = []
-    first = pretrain(architecture, PREPROCESS, settings, lambda _, loss: losses.append(loss))
+    first = pretrain(architecture, PREPROCESS, settings, lambda _, loss, clip: losses.append(loss))
     second = pretrain(architecture, PREPROCESS, settings)
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name])

@@ -121,23 +121,18 @@ rule tangent_disentanglement:
         " --output {output.errors} --log {log}"
 
 
-rule disentanglement_table:
+rule collected_table:
     input:
-        parts=expand(
-            "<results>/analyses/{model}/{seed}/{mode}/disentanglement.csv",
-            model=config["models"],
-            seed=config["seeds"],
-            mode=config["modes"],
-        ),
+        parts=get_collected_parts,
     output:
         csv=report(
-            "<results>/tables/disentanglement.csv",
+            "<results>/tables/{collected}.csv",
             caption="../report/finding.rst",
             category="Why it works",
-            labels={"finding": "weight disentanglement", "kind": "table"},
+            labels={"finding": "{collected}", "kind": "table"},
         ),
     log:
-        "<logs>/tables/disentanglement.log",
+        "<logs>/tables/{collected}.log",
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -145,10 +140,10 @@ rule disentanglement_table:
         mem_mb=2000,
         runtime=10,
     params:
-        settings=canonical_json({"table": "disentanglement"}),
+        settings=get_collected_settings,
         code=code_digest("artifacts"),
     message:
-        "table disentanglement"
+        "table {wildcards.collected}"
     shell:
         "task-arithmetic collect --settings {params.settings:q} --parts '{input.parts}'"
         " --csv {output.csv} --log {log}"
@@ -156,7 +151,7 @@ rule disentanglement_table:
 
 rule finding:
     input:
-        table=get_finding_table,
+        tables=get_finding_tables,
     output:
         png=report(
             "<results>/figures/{finding}.png",
@@ -175,9 +170,9 @@ rule finding:
         runtime=10,
     params:
         settings=get_finding_settings(),
-        code=code_digest("findings", "figures"),
+        code=code_digest("findings", "findings_starts"),
     message:
         "figure {wildcards.finding}"
     shell:
         "task-arithmetic finding {wildcards.finding} --settings {params.settings:q}"
-        " --tables '{input.table}' --png {output.png} --pdf {output.pdf} --log {log}"
+        " --tables '{input.tables}' --png {output.png} --pdf {output.pdf} --log {log}"

@@ -10,7 +10,14 @@ import sys
 
 import typer
 
-from task_arithmetic import cli_analyses, cli_curves, cli_findings, cli_models, cli_tables
+from task_arithmetic import (
+    cli_analyses,
+    cli_curves,
+    cli_findings,
+    cli_models,
+    cli_starts,
+    cli_tables,
+)
 from task_arithmetic.artifacts import PipelineError
 from task_arithmetic.cli_options import logger
 
@@ -25,6 +32,7 @@ app.add_typer(cli_models.app)
 app.add_typer(cli_curves.app)
 app.add_typer(cli_tables.app)
 app.add_typer(cli_analyses.app)
+app.add_typer(cli_starts.app)
 app.add_typer(cli_findings.app)
 
 

@@ -23,6 +23,7 @@ from task_arithmetic.lineage import recorded_step
 
 app = typer.Typer()
 ERROR_KEYS = ("model", "seed", "mode", "tasks", "pairs", "grid", "diagonal", "images")
+KERNEL_KEYS = ("model", "start", "tasks", "pairs", "samples", "share", "memory_mb")
 
 
 @app.command()
@@ -131,6 +132,54 @@ def linear_weights(
             rows += curve_rows(edit, task, "test", len(labels), correct)
         write_csv(output, curve_frame(rows))
         step.facts |= {"seed": settings["seed"], "threads": threads}
+
+
+@app.command()
+def kernel(
+    settings: Annotated[Any, settings_of(*KERNEL_KEYS)],
+    encoder: Annotated[Path, one_file("Encoder file θ0.")],
+    heads: Annotated[Any, files("Heads, one per task.")],
+    examples: Annotated[Any, files("Parquet files of test images, one per task.")],
+    output: Annotated[Path, one_file("CSV to write.")],
+    threads: Threads = 1,
+    log: Log = None,
+) -> None:
+    """Diagonalize the tangent kernels of tasks and measure where their eigenfunctions live."""
+    start(log, threads)
+    import pandas as pd
+    import torch
+
+    from task_arithmetic.disentanglement import chosen_examples
+    from task_arithmetic.encoders import load_encoder
+    from task_arithmetic.features import default_device
+    from task_arithmetic.kernel import LOCALIZATION_COLUMNS, localization, tangent_kernel
+    from task_arithmetic.progress import Progress
+
+    inputs, modules = [encoder, *heads, *examples], ("kernel", "disentanglement", "datasets")
+    with recorded_step("kernel", settings, modules, inputs, [output]) as step:
+        device, base, count = default_device(), load_encoder(encoder), settings["samples"]
+        tower, weights, images, tables = base.tower.to(device), {}, {}, []
+        for task, head, path in zip(settings["tasks"], heads, examples, strict=True):
+            weight, class_names = read_head(head, task)
+            decoded, _ = read_images(path, base.preprocess.size, class_names)
+            chosen = torch.from_numpy(decoded[chosen_examples(len(decoded), 2 * count)])
+            weights[task] = torch.from_numpy(weight).to(device)
+            images[task] = base.preprocess(chosen.to(device))
+        ordered = [pair for listed in settings["pairs"] for pair in (listed, listed[::-1])]
+        for task, other in ordered:
+            # Alternate images, as the examples may be sorted by class.
+            own, unseen, foreign = images[task][::2], images[task][1::2], images[other][::2]
+            sides = torch.cat([own, unseen, foreign])
+            with Progress(f"kernel of {task}", len(own) * len(sides), "entry") as progress:
+                found = tangent_kernel(
+                    tower, weights[task], own, sides, settings["memory_mb"] << 20, progress.advance
+                ).T
+            parts = found[: len(own)], found[len(own) : -len(foreign)], found[-len(foreign) :]
+            tables.append(localization(*parts, settings["share"]).assign(task=task, other=other))
+        identity = {key: settings[key] for key in ("model", "start")}
+        joined = pd.concat(tables, ignore_index=True).assign(**identity)
+        write_csv(output, joined[LOCALIZATION_COLUMNS])
+        step.facts |= {"threads": threads}
 
 
 def _write_errors(

@@ -73,6 +73,9 @@ class Finding(StrEnum):
     linear_regime = auto()
     disentanglement_planes = auto()
     disentanglement_diagonals = auto()
+    kernel = auto()
+    initialization = auto()
+    emergence = auto()
 
 
 @app.command()
@@ -86,9 +89,9 @@ def finding(
 ) -> None:
     """Draw the figure of an analysis as PNG and PDF."""
     start(log)
-    from task_arithmetic import figures, findings
+    from task_arithmetic import figures, findings, findings_starts
 
-    modules = ("findings", "figures")
+    modules = ("findings", "findings_starts")
     with recorded_step("finding", settings, modules, tables, [png, pdf]):
-        draw = getattr(findings, name.value)
+        draw = getattr(findings, name.value, None) or getattr(findings_starts, name.value)
         figures.save(draw(*(read_csv(path) for path in tables), settings["tasks"]), png)

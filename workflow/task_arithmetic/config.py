@@ -167,11 +167,16 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
                 f"{protocol['steps']} steps, found {protocol['warmup_steps']}"
             )
     analyses = config.get("analyses", {})
-    for position, pair in enumerate(analyses.get("disentanglement", {}).get("pairs", [])):
-        for task in pair:
+    named = {
+        f"{name}.pairs.{position}": pair
+        for name in ("disentanglement", "kernel")
+        for position, pair in enumerate(analyses.get(name, {}).get("pairs", []))
+    }
+    named["initialization.tasks"] = analyses.get("initialization", {}).get("tasks", [])
+    for key, found in named.items():
+        for task in found:
             if task not in tasks:
-                key = f"analyses.disentanglement.pairs.{position}"
-                yield f"{key}: expected {_one_of(tasks)}, found '{task}'"
+                yield f"analyses.{key}: expected {_one_of(tasks)}, found '{task}'"
 
 
 def _one_of(names: Sequence[str] | Mapping[str, Any]) -> str:

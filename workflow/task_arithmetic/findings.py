@@ -14,11 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from task_arithmetic.figures import GREY, _legend, _looks, _panels, _styled
+from task_arithmetic.figures import GREY, SPARE, _legend, _looks, _panels, _styled
 from task_arithmetic.tables import MODES, axes, ordered_modes
 
 PERCENT = PercentFormatter(1, decimals=0, symbol=None)
 FINE_TUNING = {"nonlinear": "Non-linear fine-tuning", "linear": "Linearized fine-tuning"}
+START_NAMES = {"step-0": "random initialization", "pretrained": "pre-trained"}
 DISTANCE_LABELS = {
     "prediction": "Disentanglement error ξ (% of predictions)",
     "logit": "Disentanglement error ξ (logits)",
@@ -177,4 +178,41 @@ def disentanglement_diagonals(table: pd.DataFrame, tasks: Sequence[str]) -> Figu
             if distance == "logit":
                 panel.yaxis.set_major_formatter("{x:g}")
     _legend(figure, modes)
+    return figure
+
+
+@_styled
+def kernel(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
+    """Draw the local energy of eigenfunctions on their own and on another task's images.
+
+    One row per model; random initialization on the left, pre-trained on the right. Each thin line
+    is a task and its other, the thick one their mean over the ranks that all of them have.
+
+    Args:
+        table: Rows of `kernel.localization` with model, start, task and other.
+        tasks: The tasks; others are not drawn.
+
+    Returns:
+        The figure.
+    """
+    table = table[table["task"].isin(tasks) & table["other"].isin(tasks)]
+    models, starts = list(table["model"].unique()), list(table["start"].unique())
+    figure, panels = _panels(len(models), len(starts))
+    sides = {"energy_own": ("own task, unseen images", SPARE[0]),
+             "energy_other": ("other task", SPARE[1])}  # fmt: skip
+    for row, model in zip(panels, models, strict=True):
+        for panel, start in zip(row, starts, strict=True):
+            of = table[(table["model"] == model) & (table["start"] == start)]
+            for column, (label, look) in sides.items():
+                wide = of.pivot(index="rank", columns=["task", "other"], values=column)
+                panel.plot(wide.index, wide, color=look["color"], linewidth=0.6, alpha=0.6)
+                mean = wide.dropna().mean(axis="columns")
+                panel.plot(mean.index, mean, label=label, **look)
+            panel.axhline(1, color=GREY, linewidth=0.9, zorder=1)
+            panel.set(title=f"{model}: {START_NAMES.get(start, start)}", yscale="log")
+            panel.set(xlabel="Rank ρ of the eigenfunction")
+            panel.yaxis.set_major_formatter("{x:g}")
+        row[0].set_ylabel("Local energy E[φ(x)²]")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, handlelength=3)
     return figure
