@@ -121,6 +121,30 @@ rule tangent_disentanglement:
         " --output {output.errors} --log {log}"
 
 
+rule costs:
+    input:
+        unpack(get_costs_inputs),
+    output:
+        csv="<results>/analyses/{model}/{seed}/costs.csv",
+    log:
+        "<logs>/analyses/{model}/{seed}/costs.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=get_costs_settings,
+        code=code_digest("costs"),
+    message:
+        "costs of the modes of {wildcards.model}, seed {wildcards.seed}"
+    shell:
+        "task-arithmetic costs --settings {params.settings:q}"
+        " --checkpoints '{input.checkpoints}' --features '{input.features}'"
+        " --curves '{input.curves}' --tables '{input.tables}' --csv {output.csv} --log {log}"
+
+
 rule collected_table:
     input:
         parts=get_collected_parts,

@@ -13,6 +13,7 @@ ANALYSIS_FIGURES = {
         "emergence": ["initialization", "initialization_disentanglement"],
     },
     "kernel": {"kernel": ["kernel"]},
+    "costs": {"costs": ["costs"]},
 }
 FINDINGS = {
     figure: tables
@@ -25,6 +26,7 @@ COLLECTED = [
     "initialization",
     "initialization_disentanglement",
     "kernel",
+    "costs",
 ]
 INITIALIZATION = {"tasks": TASKS, "steps": [], **ANALYSES.get("initialization", {})}
 # Where θ0 is taken from: random weights, checkpoints of pre-training, and its end.
@@ -82,6 +84,12 @@ def get_collected_parts(wildcards):
             "<results>/starts/{model}/{start}/kernel.csv",
             model=config["models"],
             start=ends,
+        )
+    if wildcards.collected == "costs":
+        return expand(
+            "<results>/analyses/{model}/{seed}/costs.csv",
+            model=config["models"],
+            seed=config["seeds"],
         )
     return get_start_parts(
         {
@@ -283,3 +291,34 @@ def get_kernel_settings(wildcards):
             **ANALYSES["kernel"],
         }
     )
+
+
+def get_costs_settings(wildcards):
+    """Return the modes whose costs are compared, with the kind of their task vectors."""
+    return canonical_json(
+        {
+            "model": wildcards.model,
+            "seed": int(wildcards.seed),
+            "modes": {mode: VECTOR_MODES[mode] for mode in config["modes"]},
+        }
+    )
+
+
+def get_costs_inputs(wildcards):
+    """Return the files whose records tell what the modes of a model and seed cost, by name."""
+    place = f"{wildcards.model}/{wildcards.seed}/"
+    curves = get_edit_files(EDITS, "validation") + get_edit_files(EDITS, "test")
+    tangent = set(config["modes"]) & set(TANGENT_MODES)
+    return {
+        "checkpoints": expand(
+            "<results>/checkpoints/{{model}}/{{seed}}/{mode}/{task}.safetensors",
+            mode=sorted({VECTOR_MODES[mode] for mode in config["modes"]}),
+            task=TASKS,
+        ),
+        "features": expand(
+            "<results>/features/{{model}}/{{seed}}/{dataset}.json",
+            dataset=DATASETS if tangent else [],
+        ),
+        "curves": [path for path in curves if f"/edits/{place}" in path],
+        "tables": expand("<results>/tables/{table}.csv", table=TABLES),
+    }

@@ -67,6 +67,53 @@ def collect(
         write_csv(csv, pd.concat(read, ignore_index=True))
 
 
+@app.command()
+def costs(
+    settings: Annotated[Any, settings_of("model", "seed", "modes")],
+    checkpoints: Annotated[Any, files("Checkpoints of all trained modes and tasks.")],
+    features: Annotated[Any, files("Manifests of columns; none without a tangent mode.")],
+    curves: Annotated[Any, files("Validation and test curves of all edits.")],
+    tables: Annotated[Any, files("Tables: single_task, task_addition, task_negation.")],
+    csv: Annotated[Path, one_file("Tidy CSV to write.")],
+    log: Log = None,
+) -> None:
+    """Tabulate what each mode cost, from lineage records, beside what it reaches."""
+    start(log)
+    import pandas as pd
+
+    from task_arithmetic.costs import (
+        COST_COLUMNS,
+        evaluation_cost,
+        reached,
+        read_records,
+        training_cost,
+    )
+
+    inputs = [*checkpoints, *features, *curves, *tables]
+    with recorded_step("costs", settings, ("costs",), inputs, [csv]) as step:
+        trained, measured, stored = map(read_records, (checkpoints, curves, features))
+        of_seed = [
+            frame[(frame["model"] == settings["model"]) & (frame["seed"] == settings["seed"])]
+            for frame in map(read_csv, tables)
+        ]
+        rows = []
+        for mode, vector_mode in settings["modes"].items():
+            training = training_cost(trained, vector_mode)
+            evaluation = evaluation_cost(measured, stored, mode, vector_mode)
+            rows.append({
+                "model": settings["model"],
+                "seed": settings["seed"],
+                "mode": mode,
+                "training_seconds": training.seconds,
+                "training_memory_mb": training.megabytes,
+                "evaluation_seconds": evaluation.seconds,
+                "evaluation_memory_mb": evaluation.megabytes,
+                **reached(mode, *of_seed),
+            })
+        write_csv(csv, pd.DataFrame(rows, columns=COST_COLUMNS))
+        step.facts |= {"seed": settings["seed"]}
+
+
 class Finding(StrEnum):
     """The figures, named by the functions that draw them."""
 
@@ -76,6 +123,7 @@ class Finding(StrEnum):
     kernel = auto()
     initialization = auto()
     emergence = auto()
+    costs = auto()
 
 
 @app.command()

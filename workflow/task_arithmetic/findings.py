@@ -216,3 +216,43 @@ def kernel(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, handlelength=3)
     return figure
+
+
+@_styled
+def costs(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
+    """Draw time and memory of the modes beside the accuracy that they reach.
+
+    One row per model. Left: seconds of fine-tuning on all tasks and of measuring all edits; middle:
+    peak memory of the largest step of each; right: mean test accuracy of the sum of all task
+    vectors, normalized, and of the target after negation.
+
+    Args:
+        table: Rows of the table `costs`.
+        tasks: Not drawn one by one; the costs are those of all of them.
+
+    Returns:
+        The figure.
+    """
+    models, _, modes = axes(table)
+    means = table.groupby(["model", "mode"]).mean(numeric_only=True)
+    figure, panels = _panels(len(models), 3)
+    sides = (
+        (("training_seconds", "evaluation_seconds"), "Seconds", "{x:g}"),
+        (("training_memory_mb", "evaluation_memory_mb"), "Peak memory (MB)", "{x:g}"),
+        (("addition_normalized", "negation_target_accuracy"), "Test accuracy (%)", PERCENT),
+    )
+    names = {"training": f"training\n({len(tasks)} tasks)", "evaluation": "evaluation\n(all edits)",
+             "addition": "addition,\nnormalized", "negation": "negation,\ntarget"}  # fmt: skip
+    for row, model in zip(panels, models, strict=True):
+        for panel, (columns, label, form) in zip(row, sides, strict=True):
+            width = 0.8 / len(modes)
+            for position, (mode, look) in enumerate(_looks(modes).items()):
+                values = means.loc[model, mode][list(columns)]
+                places = np.arange(2) + (position + 0.5) * width - 0.4
+                panel.bar(places, values, width, color=look["color"])
+            panel.set_xticks(range(2), [names[column.split("_")[0]] for column in columns])
+            panel.set(title=model, ylabel=label)
+            panel.yaxis.set_major_formatter(form)
+            panel.grid(visible=False, axis="x")
+    _legend(figure, modes)
+    return figure
