@@ -59,6 +59,14 @@ def test_the_default_configuration_is_valid(config):
         ("datasets.digits.source", {"generator": "digits"}, "datasets.digits.source: expected the "
          "keys generator, train, test, seed, or folder alone, found generator"),
         ("datasets.digits.templates", ["no place"], "datasets.digits.templates.0: expected"),
+        ("analyses.kernel.pairs", [["digits", "cats"]], "analyses.kernel.pairs.0: expected one of"),
+        ("analyses.initialization.tasks", ["digits", "cats"], "analyses.initialization.tasks: "
+         "expected one of "),
+        ("analyses.disentanglement.grids", [0, 1], "analyses.disentanglement: unknown key 'grids'; "
+         "did you mean 'grid'?"),
+        ("analyses.disentanglement.diagonal", [0, 2], "analyses.disentanglement.diagonal.1: "
+         "expected at most 1, found 2"),
+        ("models.tiny.checkpoints", "step.safetensors", "models.tiny.checkpoints: expected"),
     ],
 )  # fmt: skip
 def test_a_mistake_names_key_expectation_and_value(config, path, value, message):
