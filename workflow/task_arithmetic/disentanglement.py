@@ -132,14 +132,17 @@ def disentanglement_errors(
     def alone(task: str, alpha: float) -> np.ndarray:
         return logits_of(features({task: alpha}, task), heads[task])
 
+    def joint(edit: Mapping[str, float], task: str) -> np.ndarray:
+        # Where only the task's own vector moves, nothing is left to compute.
+        if all(alpha == 0 for other, alpha in edit.items() if other != task):
+            return alone(task, edit[task])
+        return logits_of(features(edit, task), heads[task])
+
     rows = []
     for pair, of_pair in points.items():
         for point in of_pair:
             edit = dict(zip(pair, point, strict=True))
-            first, second = (
-                distances(logits_of(features(edit, task), heads[task]), alone(task, edit[task]))
-                for task in pair
-            )
+            first, second = (distances(joint(edit, task), alone(task, edit[task])) for task in pair)
             rows += [
                 (*pair, *point, name, first[name], second[name], first[name] + second[name])
                 for name in DISTANCES
