@@ -148,3 +148,17 @@ def test_the_linear_regime_compares_a_network_with_its_own_first_order_model():
 def test_a_comparison_of_which_one_side_was_not_measured_is_left_out():
     accuracies = single("posthoc", "a", {0.0: 0.5, 1.0: 0.7})
     assert linear_regime(accuracies, {"a": 2}, ["a"]).empty
+
+
+def test_a_vector_alone_is_evaluated_once_and_the_origin_needs_no_pair():
+    calls = []
+
+    def features(edit, task):
+        calls.append((task, tuple(sorted(edit.items()))))
+        return np.ones((2, 2), dtype=np.float32)
+
+    grid = [(first, second) for first in (-1.0, 0.0, 1.0) for second in (-1.0, 0.0, 1.0)]
+    disentanglement_errors({("a", "b"): grid}, features, HEADS)
+    assert len(calls) == len(set(calls))
+    # Three α of each vector alone, and on both tasks the 3 · 2 points where the other one moves.
+    assert len(calls) == 2 * (3 + 3 * 2)
