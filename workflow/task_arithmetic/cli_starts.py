@@ -33,6 +33,7 @@ EDIT_KEYS = (
 def checkpoint(
     settings: Annotated[Any, settings_of(*CHECKPOINT_KEYS)],
     output: Annotated[Path, one_file("Encoder file to write.")],
+    half: Annotated[bool, typer.Option(help="Keep the weights in float16.")] = False,
     threads: Threads = 1,
     log: Log = None,
 ) -> None:
@@ -50,6 +51,7 @@ def checkpoint(
                 architecture, preprocess, pretraining, lambda step, loss, clip: step + 1 == last
             )
         more = {"pretraining": json.dumps(pretraining, sort_keys=True), "step": str(last)}
+        clip = clip.half() if half else clip
         save_encoder(output, settings["model"], clip, architecture, preprocess, more)
 
 
