@@ -88,6 +88,7 @@ def costs(
         read_records,
         training_cost,
     )
+    from task_arithmetic.tables import ordered_modes
 
     inputs = [*checkpoints, *features, *curves, *tables]
     with recorded_step("costs", settings, ("costs",), inputs, [csv]) as step:
@@ -97,7 +98,8 @@ def costs(
             for frame in map(read_csv, tables)
         ]
         rows = []
-        for mode, vector_mode in settings["modes"].items():
+        for mode in ordered_modes(settings["modes"]):
+            vector_mode = settings["modes"][mode]
             training = training_cost(trained, vector_mode)
             evaluation = evaluation_cost(measured, stored, mode, vector_mode)
             rows.append({

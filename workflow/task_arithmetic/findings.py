@@ -5,7 +5,8 @@ Everything is drawn from the tidy tables of the analyses; several seeds are aver
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,13 +18,20 @@ from matplotlib.ticker import PercentFormatter
 from task_arithmetic.figures import GREY, SPARE, _legend, _looks, _panels, _styled
 from task_arithmetic.tables import MODES, axes, ordered_modes
 
+# Bars differ in hatching too, to stay apart in grey.
+HATCHES = {"posthoc": "///", "linear": "..."}
 PERCENT = PercentFormatter(1, decimals=0, symbol=None)
 FINE_TUNING = {"nonlinear": "Non-linear fine-tuning", "linear": "Linearized fine-tuning"}
 START_NAMES = {"step-0": "random initialization", "pretrained": "pre-trained"}
 DISTANCE_LABELS = {
-    "prediction": "Disentanglement error ξ (% of predictions)",
-    "logit": "Disentanglement error ξ (logits)",
+    "prediction": "Error ξ (% of predictions)",
+    "logit": "Error ξ (logits)",
 }
+
+
+def bar_look(mode: str, look: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how the bar of a mode is drawn: in the mode's colour, with a hatch of its own."""
+    return {"color": look["color"], "hatch": HATCHES.get(mode), "edgecolor": "white"}
 
 
 @_styled
@@ -71,7 +79,9 @@ def _advantages(
     places = np.arange(len(tasks))
     for position, (name, look) in enumerate(_looks(trained).items()):
         values = means.loc[name].reindex(tasks)["nonlinear_advantage"]
-        panel.barh(places + (position + 0.5) * height - 0.4, values, height, color=look["color"])
+        middles = places + (position + 0.5) * height - 0.4
+        panel.barh(middles, values, height, **bar_look(name, look))
+    panel.set_axisbelow(True)
     panel.axvline(0, color=GREY, linewidth=0.9)
     panel.set_yticks(places, tasks)
     panel.invert_yaxis()
@@ -130,9 +140,11 @@ def disentanglement_planes(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
             )  # fmt: skip
             box = Rectangle((0, 0), 1, 1, fill=False, edgecolor="white", linewidth=1.6)
             panel.add_patch(box)
-            panel.set(aspect="equal", xlabel=f"α of {first}", title=MODES.get(mode, mode))
+            panel.set(aspect="equal", xlabel=f"α of {first}")
             panel.grid(visible=False)
-        line[0].set_ylabel(f"{model}\nα of {second}")
+        line[0].set_ylabel(f"{model}\nα of {second}" if len(models) > 1 else f"α of {second}")
+    for panel, mode in zip(panels[0], modes, strict=True):
+        panel.set_title(MODES.get(mode, mode))
     bar = figure.colorbar(mesh, ax=panels, shrink=0.7, format=PERCENT)
     bar.set_label(DISTANCE_LABELS["prediction"])
     return figure
@@ -249,7 +261,8 @@ def costs(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
             for position, (mode, look) in enumerate(_looks(modes).items()):
                 values = means.loc[model, mode][list(columns)]
                 places = np.arange(2) + (position + 0.5) * width - 0.4
-                panel.bar(places, values, width, color=look["color"])
+                panel.bar(places, values, width, **bar_look(mode, look))
+            panel.set_axisbelow(True)
             panel.set_xticks(range(2), [names[column.split("_")[0]] for column in columns])
             panel.set(title=model, ylabel=label)
             panel.yaxis.set_major_formatter(form)

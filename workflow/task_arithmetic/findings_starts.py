@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from task_arithmetic.figures import GREY, PALETTE, _legend, _looks, _panels, _styled
+from task_arithmetic.findings import bar_look
 from task_arithmetic.tables import axes
 
 START_NAMES = {"step-0": "random", "pretrained": "pre-trained"}
@@ -59,7 +60,7 @@ def initialization(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
             here, place = of.loc[start, mode], places[start, mode]
             span = here["start_accuracy"], here["addition_accuracy"], here["single_accuracy"]
             _span(row[0], place, span, look)
-            row[1].bar(place, gain_kept(here), color=look["color"])
+            row[1].bar(place, gain_kept(here), **bar_look(mode, look))
             _span(row[2], place, (here["start_accuracy"], here["target_accuracy"]), look)
         for panel in row:
             panel.set_xticks(
