@@ -306,7 +306,7 @@ def get_costs_settings(wildcards):
 
 def get_costs_inputs(wildcards):
     """Return the files whose records tell what the modes of a model and seed cost, by name."""
-    place = f"{wildcards.model}/{wildcards.seed}/"
+    place = f"edits/{wildcards.model}/{wildcards.seed}/"
     curves = get_edit_files(EDITS, "validation") + get_edit_files(EDITS, "test")
     tangent = set(config["modes"]) & set(TANGENT_MODES)
     return {
@@ -319,6 +319,6 @@ def get_costs_inputs(wildcards):
             "<results>/features/{{model}}/{{seed}}/{dataset}.json",
             dataset=DATASETS if tangent else [],
         ),
-        "curves": [path for path in curves if f"/edits/{place}" in path],
+        "curves": [path for path in curves if place in path],
         "tables": expand("<results>/tables/{table}.csv", table=TABLES),
     }

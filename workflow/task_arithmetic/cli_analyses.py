@@ -170,7 +170,7 @@ def kernel(
             # Alternate images, as the examples may be sorted by class.
             own, unseen, foreign = images[task][::2], images[task][1::2], images[other][::2]
             sides = torch.cat([own, unseen, foreign])
-            with Progress(f"kernel of {task}", len(own) * len(sides), "entry") as progress:
+            with Progress(f"kernel of {task}", len(own) * len(sides), "value") as progress:
                 found = tangent_kernel(
                     tower, weights[task], own, sides, settings["memory_mb"] << 20, progress.advance
                 ).T
