@@ -100,3 +100,18 @@ def test_a_task_changes_the_common_protocol_for_itself(config):
     assert finetuning_of(config, "letters") == config["finetuning"] | config["datasets"][
         "letters"
     ].get("finetuning", {})
+
+
+def test_an_analysis_wants_the_modes_that_it_compares(config):
+    config["modes"] = ["nonlinear"]
+    with pytest.raises(PipelineError, match=r"analyses\.linear_regime: expected the modes"):
+        check_config(config)
+    del config["analyses"]["linear_regime"]
+    config["analyses"]["initialization"]["modes"] = ["linear"]
+    with pytest.raises(PipelineError, match=r"initialization\.modes: expected one of nonlinear"):
+        check_config(config)
+
+
+def test_analyses_are_optional(config):
+    del config["analyses"]
+    check_config(config)

@@ -166,17 +166,36 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
                 f"datasets.{task}.finetuning: expected fewer warmup_steps than the "
                 f"{protocol['steps']} steps, found {protocol['warmup_steps']}"
             )
-    analyses = config.get("analyses", {})
+    yield from _inconsistent_analyses(config)
+
+
+def _inconsistent_analyses(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the schema cannot say of the analyses: references to tasks, modes and models."""
+    analyses, tasks, modes = config.get("analyses", {}), config["tasks"], config["modes"]
     named = {
         f"{name}.pairs.{position}": pair
         for name in ("disentanglement", "kernel")
         for position, pair in enumerate(analyses.get(name, {}).get("pairs", []))
     }
-    named["initialization.tasks"] = analyses.get("initialization", {}).get("tasks", [])
+    initialization = analyses.get("initialization", {})
+    named["initialization.tasks"] = initialization.get("tasks", [])
     for key, found in named.items():
         for task in found:
             if task not in tasks:
                 yield f"analyses.{key}: expected {_one_of(tasks)}, found '{task}'"
+    for mode in initialization.get("modes", []):
+        if mode not in modes:
+            yield f"analyses.initialization.modes: expected {_one_of(modes)}, found '{mode}'"
+    for model, described in config["models"].items():
+        if initialization and "pretraining" not in described:
+            yield f"models.{model}: expected pretraining for analyses.initialization, found none"
+    if "linear_regime" in analyses and not (
+        "linear" in modes or {"nonlinear", "posthoc"} <= {*modes}
+    ):
+        yield (
+            "analyses.linear_regime: expected the modes nonlinear and posthoc, or linear, found "
+            f"{', '.join(modes)}"
+        )
 
 
 def _one_of(names: Sequence[str] | Mapping[str, Any]) -> str:
