@@ -128,6 +128,11 @@ def test_the_gain_kept_is_zero_for_the_starting_point_and_one_for_single_task_mo
     assert findings_starts.gain_kept(means).tolist() == pytest.approx([0, 1, 0.25])
 
 
+def test_there_is_no_share_of_a_gain_that_was_not_made():
+    row = {"start_accuracy": 0.5, "single_accuracy": 0.4, "addition_accuracy": 0.5}
+    assert np.isnan(findings_starts.gain_kept(pd.Series(row)))
+
+
 def test_only_modes_measured_at_every_start_are_drawn_along_pretraining():
     figure = draw("emergence")
     texts = [text.get_text() for text in figure.legends[0].get_texts()]

@@ -17,18 +17,20 @@ from task_arithmetic.tables import axes
 START_NAMES = {"step-0": "random", "pretrained": "pre-trained"}
 
 
-def gain_kept(means: pd.DataFrame) -> pd.Series:
+def gain_kept(means: pd.DataFrame | pd.Series) -> np.ndarray:
     """Return the share of what fine-tuning gained that is left after addition.
 
     Args:
-        means: Accuracies with the columns addition_accuracy, single_accuracy and start_accuracy.
+        means: Accuracies under the names addition_accuracy, single_accuracy and start_accuracy.
 
     Returns:
-        (addition − θ0) ÷ (single task − θ0). Normalized accuracy would credit a sum with what θ0
-        knew before, which differs from one θ0 to another.
+        (addition − θ0) ÷ (single task − θ0); not-a-number where fine-tuning gained nothing.
+        Normalized accuracy would credit a sum with what θ0 knew before, which differs from one θ0
+        to another.
     """
-    start = means["start_accuracy"]
-    return (means["addition_accuracy"] - start) / (means["single_accuracy"] - start)
+    gain = means["single_accuracy"] - means["start_accuracy"]
+    left = means["addition_accuracy"] - means["start_accuracy"]
+    return np.asarray(left) / np.where(gain > 0, gain, np.nan)
 
 
 @_styled
@@ -60,7 +62,11 @@ def initialization(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
             here, place = of.loc[start, mode], places[start, mode]
             span = here["start_accuracy"], here["addition_accuracy"], here["single_accuracy"]
             _span(row[0], place, span, look)
-            row[1].bar(place, gain_kept(here), **bar_look(mode, look))
+            kept = float(gain_kept(here))
+            row[1].bar(place, kept, **bar_look(mode, look))
+            label = "no gain" if np.isnan(kept) else f"{kept:.0%}"
+            row[1].annotate(label, (place, np.nan_to_num(kept)), xytext=(0, 2),
+                            textcoords="offset points", ha="center", fontsize=7)  # fmt: skip
             _span(row[2], place, (here["start_accuracy"], here["target_accuracy"]), look)
         for panel in row:
             panel.set_xticks(
@@ -71,7 +77,8 @@ def initialization(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
         row[1].set(title=f"{model}: kept by the sum", ylabel="Gain over θ0 kept (%)")
         row[2].set(title=f"{model}: negation", ylabel="Test accuracy on the target (%)")
         row[1].axhline(0, color=GREY, linewidth=0.9)
-    _legend(figure, modes, "◇ θ0   ● edited   – single-task model")
+        row[1].set_axisbelow(True)
+    _legend(figure, modes, "edited (◇ θ0, – single-task model)")
     return figure
 
 
