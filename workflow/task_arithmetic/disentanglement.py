@@ -1,9 +1,9 @@
 """Weight disentanglement: how far one task vector disturbs the function on another task's images.
 
-A network is disentangled with respect to two task vectors (Ortiz-Jimenez et al. 2023, eq. 4) if on
-the images of each task it does not notice the other's vector, whatever the coefficients. The error
-ξ(α1, α2) of eq. 5 measures by how much it does. Features come from a function of edit and dataset,
-so that the network itself and its first-order model are measured by the same code. No torch here.
+A network is disentangled with respect to two task vectors (Ortiz-Jimenez et al. 2023, section 4) if
+on the images of each task it does not notice the other's vector, whatever the coefficients. The
+error ξ(α1, α2) of eq. 5 measures by how much it does. Features come from a function of edit and
+dataset, so that the network and its first-order model are measured by the same code. No torch here.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ def linear_regime(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
     """Draw fine-tuned networks against their first-order models, and the non-linear advantage.
 
     One row per model. A point per task: on the diagonal, the network and its first-order model are
-    equally accurate (Ortiz-Jimenez et al. 2023, figure 1). The bars on the right are the non-linear
-    advantage (figure 2 there).
+    equally accurate (Ortiz-Jimenez et al. 2023, section 3). On the right, bars of the non-linear
+    advantage.
 
     Args:
         table: What `regimes.linear_regime` returns.
@@ -103,10 +103,10 @@ def disentanglement_planes(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
         The figure.
     """
     table = table[table["distance"] == "prediction"]
-    off_diagonal = table[table["alpha_first"] != table["alpha_second"]]
+    planes = table[table["alpha_first"] != table["alpha_second"]]
     order = {task: position for position, task in enumerate(tasks)}
     pairs = sorted(
-        set(zip(off_diagonal["first"], off_diagonal["second"], strict=True)),
+        set(zip(planes["first"], planes["second"], strict=True)),
         key=lambda pair: (order[pair[0]], order[pair[1]]),
     )
     models, _, modes = axes(table)
@@ -116,22 +116,15 @@ def disentanglement_planes(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
     panels = figure.subplots(len(pairs) * len(models), len(modes), squeeze=False)
     rows = [(model, pair) for model in models for pair in pairs]
     for line, (model, (first, second)) in zip(panels, rows, strict=True):
+        of_pair = table[(table["first"] == first) & (table["second"] == second)]
+        of_pair = of_pair[of_pair["model"] == model]
+        # The diagonal of all pairs has points that are not on the plane.
+        off_diagonal = of_pair["alpha_first"] != of_pair["alpha_second"]
+        grid = of_pair.loc[off_diagonal, "alpha_first"].unique()
         for panel, mode in zip(line, modes, strict=True):
-            of = off_diagonal[
-                (off_diagonal["model"] == model)
-                & (off_diagonal["mode"] == mode)
-                & (off_diagonal["first"] == first)
-                & (off_diagonal["second"] == second)
-            ]
-            grid = sorted(set(of["alpha_first"]))
-            wanted = table.loc[
-                (table["model"] == model)
-                & (table["mode"] == mode)
-                & (table["first"] == first)
-                & (table["second"] == second)
-                & table["alpha_first"].isin(grid)
-            ]
-            plane = wanted.pivot_table(
+            plane = of_pair[
+                (of_pair["mode"] == mode) & of_pair["alpha_first"].isin(grid)
+            ].pivot_table(
                 index="alpha_second", columns="alpha_first", values="error", aggfunc="mean"
             )
             mesh = panel.pcolormesh(

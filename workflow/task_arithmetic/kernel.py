@@ -1,7 +1,7 @@
 """The neural tangent kernel of an encoder's logits, and where its eigenfunctions live.
 
 Linearized fine-tuning on a task moves its function within the span of k(·, x_i), x_i the training
-images (Ortiz-Jimenez et al. 2023, section 5). If the eigenfunctions that it uses vanish on another
+images (Ortiz-Jimenez et al. 2023, section 6). If the eigenfunctions that it uses vanish on another
 task's images, the task vector does nothing there: localized eigenfunctions disentangle weights.
 
 The kernel is exact. Jacobians come from vector-Jacobian products, a block of images and classes at
@@ -82,7 +82,7 @@ def localization(
     """Measure where the eigenfunctions of a task's kernel have their energy.
 
     The local energy of an eigenfunction on a domain D is E_{x∼D}[φ_ρ(x)²] (Ortiz-Jimenez et al.
-    2023, section 5 and figure 5). On the images that the kernel was diagonalized on it is 1 by
+    2023, section 6). On the images that the kernel was diagonalized on it is 1 by
     definition, so the task's own domain is represented by images that it has not seen.
 
     Args:

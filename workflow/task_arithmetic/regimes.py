@@ -33,7 +33,7 @@ def nonlinear_advantage(network: float, first_order: float, classes: int) -> flo
 
     Returns:
         (acc(f) − acc(f_lin)) / (1 − 1/C), the difference in units of what a classifier can gain
-        over chance (Ortiz-Jimenez et al. 2023, figure 2).
+        over chance (Ortiz-Jimenez et al. 2023, section 3).
     """
     return (network - first_order) / (1 - 1 / classes)
 
