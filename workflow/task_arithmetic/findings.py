@@ -206,8 +206,9 @@ def kernel(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
     sides = {"energy_own": ("own task, unseen images", SPARE[0]),
              "energy_other": ("other task", SPARE[1])}  # fmt: skip
     for row, model in zip(panels, models, strict=True):
+        of_model = table[table["model"] == model]
         for panel, start in zip(row, starts, strict=True):
-            of = table[(table["model"] == model) & (table["start"] == start)]
+            of = of_model[of_model["start"] == start]
             for column, (label, look) in sides.items():
                 wide = of.pivot(index="rank", columns=["task", "other"], values=column)
                 panel.plot(wide.index, wide, color=look["color"], linewidth=0.6, alpha=0.6)
@@ -215,6 +216,8 @@ def kernel(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
                 panel.plot(mean.index, mean, label=label, **look)
             panel.axhline(1, color=GREY, linewidth=0.9, zorder=1)
             panel.set(title=f"{model}: {START_NAMES.get(start, start)}", yscale="log")
+            energies = of_model[list(sides)]
+            panel.set_ylim(energies.min(axis=None) / 1.5, energies.max(axis=None) * 1.5)
             panel.set(xlabel="Rank ρ of the eigenfunction")
             panel.yaxis.set_major_formatter("{x:g}")
         row[0].set_ylabel("Local energy E[φ(x)²]")
