@@ -12,6 +12,7 @@ if "datasets" not in config:
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/common_merging.smk"
+include: "workflow/rules/common_analyses.smk"
 
 
 pathvars:
@@ -29,6 +30,8 @@ include: "workflow/rules/edits.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/merging.smk"
+include: "workflow/rules/analyses.smk"
+include: "workflow/rules/initialization.smk"
 
 
 rule fetch:
@@ -46,18 +49,20 @@ rule all_figures:
     input:
         get_figures(),
         get_merging_figures(),
+        get_analysis_figures(),
 
 
 rule all_analyses:
     input:
         get_merging_tables(),
+        get_analysis_tables(),
 
 
 rule all:
     input:
         rules.all_tables.input,
-        rules.all_figures.input,
         rules.all_analyses.input,
+        rules.all_figures.input,
         rules.summary.output,
 
 

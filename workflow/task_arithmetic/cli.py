@@ -11,13 +11,16 @@ import sys
 import typer
 
 from task_arithmetic import (
+    cli_analyses,
     cli_curves,
     cli_data,
+    cli_findings,
     cli_imports,
     cli_lineage,
     cli_merging,
     cli_merging_tables,
     cli_models,
+    cli_starts,
     cli_tables,
     cli_variants,
 )
@@ -41,6 +44,9 @@ app.add_typer(cli_lineage.app)
 app.add_typer(cli_merging.app)
 app.add_typer(cli_merging_tables.app)
 app.add_typer(cli_variants.app)
+app.add_typer(cli_analyses.app)
+app.add_typer(cli_starts.app)
+app.add_typer(cli_findings.app)
 
 
 def main() -> None:

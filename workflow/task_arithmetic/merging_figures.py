@@ -12,13 +12,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from task_arithmetic.figures import GREY, PALETTE, _legend, _looks, _of, _panels, _styled
+from task_arithmetic.figures import (
+    GREY,
+    PALETTE,
+    looks_of,
+    mode_legend,
+    panel_grid,
+    rows_of,
+    styled,
+)
 from task_arithmetic.merging_tables import BASELINES, METHODS, half_width, subset_means
 from task_arithmetic.similarity import ALL_LAYERS
 from task_arithmetic.tables import MODES, axes
 
 
-@_styled
+@styled
 def merging_methods(table: pd.DataFrame) -> Figure:
     """Draw the mean normalized test accuracy of every merging method, by mode.
 
@@ -33,12 +41,12 @@ def merging_methods(table: pd.DataFrame) -> Figure:
     """
     models, _, modes = axes(table)
     methods = [name for name in METHODS if name in set(table["method"])]
-    figure, panels = _panels(1, len(models))
+    figure, panels = panel_grid(1, len(models))
     figure.set_size_inches(max(4.6, 3.6 * len(models)), 1.2 + 0.28 * len(methods))
     offsets = dict(zip(modes, np.linspace(-0.2, 0.2, len(modes)), strict=True))
     for panel, model in zip(panels[0], models, strict=True):
-        for mode, look in _looks(modes).items():
-            rows = _of(table, model, mode)
+        for mode, look in looks_of(modes).items():
+            rows = rows_of(table, model, mode)
             heights = [place + offsets[mode] for place, _ in enumerate(methods)]
             means, errors = zip(*(_mean(rows[rows["method"] == m]) for m in methods), strict=True)
             panel.errorbar(
@@ -56,11 +64,11 @@ def merging_methods(table: pd.DataFrame) -> Figure:
         panel.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=None))
         panel.set(title=model, xlabel="Normalized test accuracy (%)")
         panel.grid(axis="y", visible=False)
-    _legend(figure, modes)
+    mode_legend(figure, modes)
     return figure
 
 
-@_styled
+@styled
 def pairs(table: pd.DataFrame) -> Figure:
     """Draw both normalized accuracies of every model edited with the sum of two task vectors.
 
@@ -75,13 +83,15 @@ def pairs(table: pd.DataFrame) -> Figure:
     """
     own = table[(table["size"] == 2) & table["member"]]
     models, _, modes = axes(own)
-    figure, panels = _panels(len(models), len(modes))
+    figure, panels = panel_grid(len(models), len(modes))
     figure.set_size_inches(2.5 * len(modes) + 0.4, 2.5 * len(models) + 0.5)
     low = own["normalized_accuracy"].min() - 0.02
     high = max(own["normalized_accuracy"].max(), 1) + 0.02
     for row, model in zip(panels, models, strict=True):
-        for panel, (mode, look) in zip(row, _looks(modes).items(), strict=True):
-            means = _of(own, model, mode).groupby(["subset", "task"])["normalized_accuracy"].mean()
+        for panel, (mode, look) in zip(row, looks_of(modes).items(), strict=True):
+            means = (
+                rows_of(own, model, mode).groupby(["subset", "task"])["normalized_accuracy"].mean()
+            )
             points = means.groupby("subset").agg(["first", "last"])
             panel.plot(
                 points["first"],
@@ -101,7 +111,7 @@ def pairs(table: pd.DataFrame) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def subsets(table: pd.DataFrame) -> Figure:
     """Draw normalized accuracy against the number of task vectors in the sum.
 
@@ -117,11 +127,11 @@ def subsets(table: pd.DataFrame) -> Figure:
     """
     means, tasks = subset_means(table), table["task"].nunique()
     models, seeds, modes = axes(means)
-    figure, panels = _panels(len(models), 2)
+    figure, panels = panel_grid(len(models), 2)
     for row, model in zip(panels, models, strict=True):
         for panel, column in zip(row, ("all", "own"), strict=True):
-            for mode, look in _looks(modes).items():
-                of_size = _of(means, model, mode).dropna(subset=column).groupby("size")[column]
+            for mode, look in looks_of(modes).items():
+                of_size = rows_of(means, model, mode).dropna(subset=column).groupby("size")[column]
                 widths = [half_width(v, comb(tasks, size) * len(seeds)) for size, v in of_size]
                 sizes = of_size.mean().index
                 panel.errorbar(sizes, of_size.mean(), yerr=np.nan_to_num(widths), **look)
@@ -133,11 +143,11 @@ def subsets(table: pd.DataFrame) -> Figure:
             panel.set_xlabel("Task vectors in the sum")
         row[0].set(title=f"{model}: all tasks", ylabel="Normalized test accuracy (%)")
         row[1].set(title=f"{model}: tasks of the sum")
-    _legend(figure, modes)
+    mode_legend(figure, modes)
     return figure
 
 
-@_styled
+@styled
 def cosine_similarity(table: pd.DataFrame) -> Figure:
     """Draw cosines between task vectors: over all parameters, and of each pair in each layer.
 
@@ -186,7 +196,7 @@ def cosine_similarity(table: pd.DataFrame) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def negation_baselines(table: pd.DataFrame, negations: pd.DataFrame) -> Figure:
     """Draw target against control accuracy of negations and of what they are compared with.
 
@@ -203,16 +213,16 @@ def negation_baselines(table: pd.DataFrame, negations: pd.DataFrame) -> Figure:
     models, _, modes = axes(negations)
     others = [method for method in BASELINES if method not in {"pretrained", "negated"}]
     markers = dict(zip(others, ("*", "X", "v", "P"), strict=True))
-    looks = {f"Negated, {MODES.get(m, m)}": look for m, look in _looks(modes).items()}
+    looks = {f"Negated, {MODES.get(m, m)}": look for m, look in looks_of(modes).items()}
     looks |= {
         BASELINES[method]: {"color": "#000000", "marker": marker}
         for method, marker in markers.items()
     }
     looks["Pre-trained"] = PALETTE["pretrained"]
-    figure, panels = _panels(1, len(models))
+    figure, panels = panel_grid(1, len(models))
     figure.set_size_inches(3.4 * len(models) + 2.6, 3.4)
     for panel, model in zip(panels[0], models, strict=True):
-        shown = {f"Negated, {MODES.get(m, m)}": _of(negations, model, m) for m in modes}
+        shown = {f"Negated, {MODES.get(m, m)}": rows_of(negations, model, m) for m in modes}
         of_model = table[table["model"] == model]
         shown |= {
             BASELINES[method]: of_model[of_model["method"] == method]
@@ -236,7 +246,7 @@ def negation_baselines(table: pd.DataFrame, negations: pd.DataFrame) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def ablations(table: pd.DataFrame) -> Figure:
     """Draw how addition depends on learning rate, on the number of steps, and on the seed.
 
@@ -253,7 +263,7 @@ def ablations(table: pd.DataFrame) -> Figure:
     models, _, _ = axes(table)
     single = table["single_accuracy"] * table["normalized_accuracy"] / table["accuracy"]
     table = table.assign(normalized_single=single)
-    figure, panels = _panels(len(models), 3)
+    figure, panels = panel_grid(len(models), 3)
     for row, model in zip(panels, models, strict=True):
         runs = dict(list(table[table["model"] == model].groupby("run", sort=False)))
         rates = sorted((float(run[5:]), run) for run in runs if run.startswith("rate-"))
