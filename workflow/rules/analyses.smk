@@ -20,13 +20,14 @@ rule linear_weights:
         runtime=60,
     params:
         settings=get_linear_weights_settings,
-        code=code_digest("networks", "curves", "regimes", "datasets"),
+        code=code_digest("networks", "curves", "regimes"),
     message:
         "network at linearized weights, {wildcards.model}, seed {wildcards.seed}"
     shell:
         "task-arithmetic linear-weights --settings {params.settings:q}"
         " --encoder {input.encoder} --vectors '{input.vectors}' --heads '{input.heads}'"
-        " --examples '{input.examples}' --output {output.curve} --threads {threads} --log {log}"
+        " --examples '{input.examples}' --output {output.curve} --threads {threads}"
+        " --memory-mb {resources.mem_mb} --log {log}"
 
 
 rule linear_regime:
@@ -46,6 +47,7 @@ rule linear_regime:
         ),
     log:
         "<logs>/tables/linear_regime.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -84,13 +86,14 @@ rule disentanglement:
         runtime=240,
     params:
         settings=get_disentanglement_settings("nonlinear"),
-        code=code_digest("disentanglement", "networks", "datasets"),
+        code=code_digest("disentanglement", "networks"),
     message:
         "disentanglement errors of {wildcards.model}, nonlinear, seed {wildcards.seed}"
     shell:
         "task-arithmetic disentanglement --settings {params.settings:q}"
         " --encoder {input.encoder} --vectors '{input.vectors}' --heads '{input.heads}'"
-        " --examples '{input.examples}' --output {output.errors} --threads {threads} --log {log}"
+        " --examples '{input.examples}' --output {output.errors} --threads {threads}"
+        " --memory-mb {resources.mem_mb} --log {log}"
 
 
 rule tangent_disentanglement:
@@ -103,6 +106,7 @@ rule tangent_disentanglement:
         errors="<results>/analyses/{model}/{seed}/{tangent_mode}/disentanglement.csv",
     log:
         "<logs>/analyses/{model}/{seed}/{tangent_mode}/disentanglement.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -128,6 +132,7 @@ rule costs:
         csv="<results>/analyses/{model}/{seed}/costs.csv",
     log:
         "<logs>/analyses/{model}/{seed}/costs.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -157,6 +162,7 @@ rule collected_table:
         ),
     log:
         "<logs>/tables/{collected}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -186,6 +192,7 @@ rule finding:
         pdf="<results>/figures/{finding}.pdf",
     log:
         "<logs>/figures/{finding}.log",
+    localrule: True
     conda:
         "../../envs/environment.yaml"
     threads: 1

@@ -28,19 +28,20 @@ COLLECTED = [
     "kernel",
     "costs",
 ]
-INITIALIZATION = {"tasks": TASKS, "steps": [], **ANALYSES.get("initialization", {})}
+INITIALIZATION = {
+    "tasks": TASKS,
+    "steps": [],
+    "negation": False,
+    **ANALYSES.get("initialization", {}),
+}
 # Where θ0 is taken from: random weights, checkpoints of pre-training, and its end.
 STARTS = [*(f"step-{step}" for step in INITIALIZATION["steps"]), "pretrained"]
 START_TASKS = sorted(INITIALIZATION["tasks"])
 KERNEL_TASKS = sorted(
     {t for p in ANALYSES.get("kernel", {}).get("pairs", []) for t in p}
 )
-PROBED = sorted({*START_TASKS, *KERNEL_TASKS, config["control"]})
-FINDINGS = {
-    figure: table
-    for analysis in ANALYSES
-    for figure, table in ANALYSIS_FIGURES[analysis].items()
-}
+START_CONTROLS = [config["control"]] if INITIALIZATION["negation"] else []
+PROBED = sorted({*START_TASKS, *KERNEL_TASKS, *START_CONTROLS})
 
 
 wildcard_constraints:
@@ -159,27 +160,26 @@ def get_disentanglement_settings(mode):
 
 
 def get_checkpoint_settings(wildcards):
-    """Return a model's pre-training, and the step to end it at."""
+    """Return a model's pre-training, none if it is not known, and the step to end it at."""
     model = config["models"][wildcards.model]
-    keys = ("architecture", "preprocess", "pretraining")
     return canonical_json(
         {
             "model": wildcards.model,
-            **{key: model[key] for key in keys},
+            "architecture": model["architecture"],
+            "preprocess": model.get("preprocess", {}),
+            "pretraining": model.get("pretraining"),
             "step": int(wildcards.step),
         }
     )
 
 
 def get_start_encoder(wildcards):
-    """Return θ0: the experiment's, a shipped checkpoint of its pre-training, or one made here."""
+    """Return θ0: the experiment's, a given checkpoint of its pre-training, or one made here."""
     if wildcards.start == "pretrained":
         return "<results>/encoders/{model}/encoder.safetensors"
-    step, model = (
-        int(wildcards.start.removeprefix("step-")),
-        config["models"][wildcards.model],
-    )
-    if step and model["pretrain"] == "shipped" and "checkpoints" in model:
+    step = int(wildcards.start.removeprefix("step-"))
+    model = config["models"][wildcards.model]
+    if step and model["weights"] != "pretrain" and "checkpoints" in model:
         return model["checkpoints"].format(step=step)
     return f"<results>/pretrained/{{model}}/step-{step}.safetensors"
 
@@ -203,7 +203,8 @@ def get_start_vectors_settings(wildcards):
             "model": wildcards.model,
             "start": wildcards.start,
             "hyperparameters": {
-                task: {**seeded, **finetuning_of(config, task)} for task in START_TASKS
+                task: {**seeded, **finetuning_of(config, task, wildcards.model)}
+                for task in START_TASKS
             },
         }
     )
@@ -221,12 +222,13 @@ def get_start_modes(start):
 
 def get_start_edits_datasets(wildcards):
     """Return what the edits of a θ0 are measured on: negations, with a control, at the ends."""
-    return [*START_TASKS, *([config["control"]] if is_end(wildcards.start) else [])]
+    return [*START_TASKS, *(START_CONTROLS if is_end(wildcards.start) else [])]
 
 
 def get_start_edits_settings(wildcards):
     """Return the edits of a θ0, and where their disentanglement is measured."""
     keys = ("diagonal", "images")
+    control = next(iter(START_CONTROLS if is_end(wildcards.start) else []), None)
     return canonical_json(
         {
             "model": wildcards.model,
@@ -234,7 +236,7 @@ def get_start_edits_settings(wildcards):
             "seed": int(wildcards.seed),
             "mode": wildcards.mode,
             "tasks": START_TASKS,
-            "control": config["control"] if is_end(wildcards.start) else None,
+            "control": control,
             "control_threshold": config["control_threshold"],
             "alphas": config["coefficients"],
             **{key: INITIALIZATION[key] for key in keys},

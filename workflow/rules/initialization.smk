@@ -12,7 +12,7 @@ rule checkpoint:
         runtime=240,
     params:
         settings=get_checkpoint_settings,
-        code=code_digest("pretraining", "encoders"),
+        code=code_digest("pretraining", "encoders", "weights"),
     message:
         "{wildcards.model} after {wildcards.step} steps of pre-training"
     shell:
@@ -40,13 +40,13 @@ rule probe_heads:
         runtime=120,
     params:
         settings=get_probe_settings,
-        code=code_digest("probes", "networks", "datasets"),
+        code=code_digest("probes", "networks"),
     message:
         "heads from scratch for {wildcards.model}, {wildcards.start}"
     shell:
         "task-arithmetic probe-heads --settings {params.settings:q} --encoder {input.encoder}"
         " --examples '{input.examples}' --outputs '{output.heads}' --threads {threads}"
-        " --log {log}"
+        " --memory-mb {resources.mem_mb} --log {log}"
 
 
 rule start_vectors:
@@ -73,13 +73,14 @@ rule start_vectors:
         runtime=480,
     params:
         settings=get_start_vectors_settings,
-        code=code_digest("finetune", "datasets", "vectors"),
+        code=code_digest("finetune", "vectors"),
     message:
         "task vectors of {wildcards.model} from {wildcards.start}, {wildcards.vector_mode}, seed {wildcards.seed}"
     shell:
         "task-arithmetic start-vectors --settings {params.settings:q} --encoder {input.encoder}"
         " --heads '{input.heads}' --examples '{input.examples}' --outputs '{output.vectors}'"
-        " --threads {threads} --log {log}"
+        " --threads {threads}"
+        " --memory-mb {resources.mem_mb} --log {log}"
 
 
 rule start_edits:
@@ -99,13 +100,14 @@ rule start_edits:
         runtime=240,
     params:
         settings=get_start_edits_settings,
-        code=code_digest("experiment", "networks", "features", "datasets"),
+        code=code_digest("experiment", "networks", "features"),
     message:
         "edits of {wildcards.model} from {wildcards.start}, {wildcards.mode}, seed {wildcards.seed}"
     shell:
         "task-arithmetic start-edits --settings {params.settings:q} --encoder {input.encoder}"
         " --vectors '{input.vectors}' --heads '{input.heads}' --examples '{input.examples}'"
-        " --accuracies {output.accuracies} --errors {output.errors} --threads {threads} --log {log}"
+        " --accuracies {output.accuracies} --errors {output.errors} --threads {threads}"
+        " --memory-mb {resources.mem_mb} --log {log}"
 
 
 rule kernel:
@@ -129,10 +131,11 @@ rule kernel:
         runtime=240,
     params:
         settings=get_kernel_settings,
-        code=code_digest("kernel", "disentanglement", "datasets"),
+        code=code_digest("kernel", "disentanglement", "features"),
     message:
         "tangent kernels of {wildcards.model}, {wildcards.start}"
     shell:
         "task-arithmetic kernel --settings {params.settings:q} --encoder {input.encoder}"
         " --heads '{input.heads}' --examples '{input.examples}' --output {output.energies}"
-        " --threads {threads} --log {log}"
+        " --threads {threads}"
+        " --memory-mb {resources.mem_mb} --log {log}"

@@ -11,11 +11,13 @@ import typer
 from task_arithmetic.artifacts import write_csv
 from task_arithmetic.cli_options import (
     Log,
+    Memory,
     Threads,
     files,
     one_file,
     read_head,
     read_images,
+    read_sample,
     settings_of,
     start,
 )
@@ -35,28 +37,28 @@ def disentanglement(
     examples: Annotated[Any, files("Parquet files of test images, one per task.")],
     output: Annotated[Path, one_file("CSV to write.")],
     threads: Threads = 1,
+    memory_mb: Memory = 16000,
     log: Log = None,
 ) -> None:
     """Measure the disentanglement errors of the network, by forward passes."""
     start(log, threads)
-    from task_arithmetic.disentanglement import chosen_examples
     from task_arithmetic.encoders import load_encoder
     from task_arithmetic.networks import EditedNetwork
     from task_arithmetic.vectors import TaskVector
 
     inputs = [encoder, *vectors, *heads, *examples]
-    modules = ("disentanglement", "networks", "datasets")
-    with recorded_step("disentanglement", settings, modules, inputs, [output]) as step:
+    modules = ("disentanglement", "networks")
+    with recorded_step("disentanglement", settings, modules, inputs, [output]):
         tasks, base = settings["tasks"], load_encoder(encoder)
         head_of = {t: read_head(path, t) for t, path in zip(tasks, heads, strict=True)}
         images = {}
         for task, path in zip(tasks, examples, strict=True):
-            decoded, _ = read_images(path, base.preprocess.size, head_of[task][1])
-            images[task] = decoded[chosen_examples(len(decoded), settings["images"])]
+            images[task], _ = read_sample(
+                path, base.preprocess, threads, memory_mb, head_of[task][1], settings["images"]
+            )
         taus = {t: TaskVector.load(path) for t, path in zip(tasks, vectors, strict=True)}
         network = EditedNetwork(base, taus, images, settings["batch_size"])
         _write_errors(output, settings, network, {t: head for t, (head, _) in head_of.items()})
-        step.facts |= {"seed": settings["seed"], "threads": threads}
 
 
 @app.command()
@@ -81,7 +83,7 @@ def tangent_disentanglement(
     }
     inputs = [*manifests, *heads, *(path for of in listed.values() for path in of.values())]
     modules = ("disentanglement", "columns")
-    with recorded_step("tangent-disentanglement", settings, modules, inputs, [output]) as step:
+    with recorded_step("tangent-disentanglement", settings, modules, inputs, [output]):
         f0, columns = {}, {}
         for dataset, paths in listed.items():
             features = read_column(paths[PRETRAINED])
@@ -92,7 +94,6 @@ def tangent_disentanglement(
             }
         weights = {t: read_head(path, t)[0] for t, path in zip(tasks, heads, strict=True)}
         _write_errors(output, settings, FirstOrder(f0, columns), weights)
-        step.facts |= {"seed": settings["seed"]}
 
 
 @app.command()
@@ -104,6 +105,7 @@ def linear_weights(
     examples: Annotated[Any, files("Parquet files of test images, one per task.")],
     output: Annotated[Path, one_file("CSV to write.")],
     threads: Threads = 1,
+    memory_mb: Memory = 16000,
     log: Log = None,
 ) -> None:
     """Measure the network itself, f(x; θ), at the weights that linearized fine-tuning found."""
@@ -115,23 +117,22 @@ def linear_weights(
     from task_arithmetic.vectors import TaskVector
 
     inputs = [encoder, *vectors, *heads, *examples]
-    modules = ("networks", "curves", "regimes", "datasets")
-    with recorded_step("linear-weights", settings, modules, inputs, [output]) as step:
+    modules = ("networks", "curves", "regimes")
+    with recorded_step("linear-weights", settings, modules, inputs, [output]):
         base, rows = load_encoder(encoder), []
         for task, vector, head, path in zip(
             settings["tasks"], vectors, heads, examples, strict=True
         ):
             weight, class_names = read_head(head, task)
-            images, labels = read_images(path, base.preprocess.size, class_names)
+            split = read_images(path, base.preprocess, threads, memory_mb, class_names)
             taus = {task: TaskVector.load(vector)}
-            network = EditedNetwork(base, taus, {task: images}, settings["batch_size"])
-            correct = {1.0: count_correct(network({task: 1.0}, task), labels, weight)}
+            network = EditedNetwork(base, taus, {task: split.images}, settings["batch_size"])
+            correct = {1.0: count_correct(network({task: 1.0}, task), split.labels, weight)}
             edit = Edit(
                 settings["model"], settings["seed"], NETWORK_AT_LINEAR, f"single-{task}", {task: 1}
             )
-            rows += curve_rows(edit, task, "test", len(labels), correct)
+            rows += curve_rows(edit, task, "test", len(split.labels), correct)
         write_csv(output, curve_frame(rows))
-        step.facts |= {"seed": settings["seed"], "threads": threads}
 
 
 @app.command()
@@ -142,6 +143,7 @@ def kernel(
     examples: Annotated[Any, files("Parquet files of test images, one per task.")],
     output: Annotated[Path, one_file("CSV to write.")],
     threads: Threads = 1,
+    memory_mb: Memory = 16000,
     log: Log = None,
 ) -> None:
     """Diagonalize the tangent kernels of tasks and measure where their eigenfunctions live."""
@@ -149,22 +151,22 @@ def kernel(
     import pandas as pd
     import torch
 
-    from task_arithmetic.disentanglement import chosen_examples
     from task_arithmetic.encoders import load_encoder
     from task_arithmetic.features import default_device
     from task_arithmetic.kernel import LOCALIZATION_COLUMNS, localization, tangent_kernel
     from task_arithmetic.progress import Progress
 
-    inputs, modules = [encoder, *heads, *examples], ("kernel", "disentanglement", "datasets")
-    with recorded_step("kernel", settings, modules, inputs, [output]) as step:
+    inputs, modules = [encoder, *heads, *examples], ("kernel", "disentanglement", "features")
+    with recorded_step("kernel", settings, modules, inputs, [output]):
         device, base, count = default_device(), load_encoder(encoder), settings["samples"]
         tower, weights, images, tables = base.tower.to(device), {}, {}, []
         for task, head, path in zip(settings["tasks"], heads, examples, strict=True):
             weight, class_names = read_head(head, task)
-            decoded, _ = read_images(path, base.preprocess.size, class_names)
-            chosen = torch.from_numpy(decoded[chosen_examples(len(decoded), 2 * count)])
+            chosen, _ = read_sample(
+                path, base.preprocess, threads, memory_mb, class_names, 2 * count
+            )
             weights[task] = torch.from_numpy(weight).to(device)
-            images[task] = base.preprocess(chosen.to(device))
+            images[task] = base.preprocess(torch.from_numpy(chosen).to(device))
         ordered = [pair for listed in settings["pairs"] for pair in (listed, listed[::-1])]
         for task, other in ordered:
             # Alternate images, as the examples may be sorted by class.
@@ -179,7 +181,6 @@ def kernel(
         identity = {key: settings[key] for key in ("model", "start")}
         joined = pd.concat(tables, ignore_index=True).assign(**identity)
         write_csv(output, joined[LOCALIZATION_COLUMNS])
-        step.facts |= {"threads": threads}
 
 
 def _write_errors(

@@ -91,7 +91,7 @@ def costs(
     from task_arithmetic.tables import ordered_modes
 
     inputs = [*checkpoints, *features, *curves, *tables]
-    with recorded_step("costs", settings, ("costs",), inputs, [csv]) as step:
+    with recorded_step("costs", settings, ("costs",), inputs, [csv]):
         trained, measured, stored = map(read_records, (checkpoints, curves, features))
         of_seed = [
             frame[(frame["model"] == settings["model"]) & (frame["seed"] == settings["seed"])]
@@ -113,7 +113,6 @@ def costs(
                 **reached(mode, *of_seed),
             })
         write_csv(csv, pd.DataFrame(rows, columns=COST_COLUMNS))
-        step.facts |= {"seed": settings["seed"]}
 
 
 class Finding(StrEnum):

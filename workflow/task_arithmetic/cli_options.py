@@ -142,6 +142,22 @@ def read_images(
     return split
 
 
+def read_sample(
+    path: Path,
+    preprocess: Any,
+    threads: int,
+    memory_mb: float,
+    class_names: list[str],
+    count: int,
+) -> tuple[Any, Any]:
+    """Return the images and labels of `count` examples of a split, the same every time."""
+    from task_arithmetic.disentanglement import chosen_examples
+
+    split = read_images(path, preprocess, threads, memory_mb, class_names)
+    chosen = chosen_examples(len(split.labels), count)
+    return next(split.images.batches([(0, chosen)])), split.labels[chosen]
+
+
 def read_examples(
     datasets: list[str],
     split: str,

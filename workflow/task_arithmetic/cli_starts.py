@@ -11,11 +11,13 @@ import typer
 from task_arithmetic.artifacts import digest, sha256, write_csv
 from task_arithmetic.cli_options import (
     Log,
+    Memory,
     Threads,
     files,
     one_file,
     read_head,
     read_images,
+    read_sample,
     settings_of,
     start,
 )
@@ -39,20 +41,33 @@ def checkpoint(
 ) -> None:
     """Pre-train a model up to a step; step 0 is its random initialization."""
     start(log, threads)
+    from task_arithmetic.architectures import resolve_architecture
     from task_arithmetic.encoders import Preprocess, save_encoder
     from task_arithmetic.pretraining import initial_clip, pretrain
+    from task_arithmetic.weights import adopt_encoder
 
-    with recorded_step("checkpoint", settings, ("pretraining", "encoders"), [], [output]):
-        architecture, pretraining = settings["architecture"], settings["pretraining"]
-        preprocess, last = Preprocess(**settings["preprocess"]), settings["step"]
+    modules = ("pretraining", "encoders", "weights")
+    with recorded_step("checkpoint", settings, modules, [], [output]):
+        model, pretraining, last = (settings[key] for key in ("model", "pretraining", "step"))
+        if pretraining is None:
+            # Pre-trained elsewhere: of its beginning, only the architecture is known.
+            adopt_encoder(
+                output,
+                model,
+                settings["architecture"],
+                preprocess=settings["preprocess"],
+                random_init=0,
+            )
+            return
+        architecture = resolve_architecture(settings["architecture"])
+        preprocess = Preprocess.of(settings["preprocess"])
         clip = initial_clip(architecture, pretraining["seed"])
         if last > 0:
             clip = pretrain(
                 architecture, preprocess, pretraining, lambda step, loss, clip: step + 1 == last
             )
         more = {"pretraining": json.dumps(pretraining, sort_keys=True), "step": str(last)}
-        clip = clip.half() if half else clip
-        save_encoder(output, settings["model"], clip, architecture, preprocess, more)
+        save_encoder(output, model, clip.half() if half else clip, architecture, preprocess, more)
 
 
 @app.command()
@@ -62,26 +77,25 @@ def probe_heads(
     examples: Annotated[Any, files("Parquet files of training images, one per dataset.")],
     outputs: Annotated[Any, files("Head files to write, one per dataset.")],
     threads: Threads = 1,
+    memory_mb: Memory = 16000,
     log: Log = None,
 ) -> None:
     """Train the heads of an encoder from scratch, as linear probes of its features."""
     start(log, threads)
     import torch
 
-    from task_arithmetic.datasets import read_split
     from task_arithmetic.encoders import load_encoder, save_head
     from task_arithmetic.networks import EditedNetwork
     from task_arithmetic.probes import probe_head
 
-    inputs, modules = [encoder, *examples], ("probes", "networks", "datasets")
-    with recorded_step("probe-heads", settings, modules, inputs, outputs) as step:
+    inputs, modules = [encoder, *examples], ("probes", "networks")
+    with recorded_step("probe-heads", settings, modules, inputs, outputs):
         base = load_encoder(encoder)
         for name, path, output in zip(settings["datasets"], examples, outputs, strict=True):
-            split = read_split(path, base.preprocess.size)
+            split = read_images(path, base.preprocess, threads, memory_mb)
             network = EditedNetwork(base, {}, {name: split.images}, settings["batch_size"])
             weight = torch.from_numpy(probe_head(network({}, name), split.labels))
             save_head(output, weight, settings["model"], name, split.class_names)
-        step.facts |= {"threads": threads}
 
 
 @app.command()
@@ -92,6 +106,7 @@ def start_vectors(
     examples: Annotated[Any, files("Parquet files of training images, one per task.")],
     outputs: Annotated[Any, files("Task vectors to write, one per task.")],
     threads: Threads = 1,
+    memory_mb: Memory = 16000,
     log: Log = None,
 ) -> None:
     """Fine-tune an encoder on several tasks in turn and keep the task vectors."""
@@ -102,20 +117,28 @@ def start_vectors(
     from task_arithmetic.finetune import FinetuneSettings, finetune
     from task_arithmetic.vectors import TaskVector
 
-    inputs, modules = [encoder, *heads, *examples], ("finetune", "datasets", "vectors")
-    with recorded_step("start-vectors", settings, modules, inputs, outputs) as step:
+    inputs, modules = [encoder, *heads, *examples], ("finetune", "vectors")
+    with recorded_step("start-vectors", settings, modules, inputs, outputs):
         tasks = sorted(settings["hyperparameters"])
         for task, head, path, output in zip(tasks, heads, examples, outputs, strict=True):
             fields = FinetuneSettings(**settings["hyperparameters"][task])
             base = load_encoder(encoder)
             pretrained = {name: p.detach().clone() for name, p in base.tower.named_parameters()}
             weight, class_names = read_head(head, task)
-            images, labels = read_images(path, base.preprocess.size, class_names)
+            split = read_images(
+                path,
+                base.preprocess,
+                threads,
+                memory_mb,
+                class_names,
+                augmentation=fields.augmentation,
+                seed=fields.seed,
+            )
             parameters, _ = finetune(
                 base,
                 torch.from_numpy(weight),
-                torch.from_numpy(images),
-                torch.from_numpy(labels),
+                split.images,
+                torch.from_numpy(split.labels),
                 fields,
                 output.with_suffix(".resume.safetensors"),
                 fingerprint=digest([
@@ -128,7 +151,6 @@ def start_vectors(
             )
             metadata = {"model": settings["model"], "task": task, "mode": fields.mode}
             TaskVector.between(pretrained, parameters).save(output, metadata)
-        step.facts |= {"threads": threads}
     for output in outputs:
         output.with_suffix(".resume.safetensors").unlink(missing_ok=True)
 
@@ -143,6 +165,7 @@ def start_edits(
     accuracies: Annotated[Path, one_file("CSV to write: accuracies of the edits by task.")],
     errors: Annotated[Path, one_file("CSV to write: disentanglement errors of all pairs.")],
     threads: Threads = 1,
+    memory_mb: Memory = 16000,
     log: Log = None,
 ) -> None:
     """Run addition, negation and disentanglement on the task vectors of one θ0."""
@@ -150,7 +173,6 @@ def start_edits(
     from task_arithmetic.disentanglement import (
         ERROR_COLUMNS,
         FirstOrder,
-        chosen_examples,
         disentanglement_errors,
         evaluated_points,
     )
@@ -161,8 +183,8 @@ def start_edits(
     from task_arithmetic.vectors import TaskVector
 
     inputs, outputs = [encoder, *vectors, *heads, *examples], [accuracies, errors]
-    modules = ("experiment", "networks", "features", "datasets")
-    with recorded_step("start-edits", settings, modules, inputs, outputs) as step:
+    modules = ("experiment", "networks", "features")
+    with recorded_step("start-edits", settings, modules, inputs, outputs):
         tasks, control, mode = settings["tasks"], settings["control"], settings["mode"]
         batch_size, base = settings["batch_size"], load_encoder(encoder)
         datasets = tasks if control is None else [*tasks, control]
@@ -172,9 +194,9 @@ def start_edits(
         for place, split in enumerate(("validation", "test")):
             images, labels[split] = {}, {}
             for name, path in zip(datasets, examples[place::2], strict=True):
-                decoded, indices = read_images(path, base.preprocess.size, head_of[name][1])
-                chosen = chosen_examples(len(decoded), settings["images"])
-                images[name], labels[split][name] = decoded[chosen], indices[chosen]
+                images[name], labels[split][name] = read_sample(
+                    path, base.preprocess, threads, memory_mb, head_of[name][1], settings["images"]
+                )
             features[split] = EditedNetwork(base, taus, images, batch_size)
             if mode != "nonlinear":
                 found = {
@@ -201,4 +223,3 @@ def start_edits(
         write_csv(accuracies, results.assign(start=settings["start"])[columns])
         columns = ["start", *ERROR_COLUMNS]
         write_csv(errors, measured.assign(start=settings["start"], **identity)[columns])
-        step.facts |= {"seed": settings["seed"], "threads": threads}
