@@ -135,18 +135,6 @@ def test_the_default_experiment_starts_few_processes_with_torch(new_project):
     assert sum(int(jobs.get(rule, 0)) for rule in TORCH_RULES) <= 80
 
 
-@pytest.mark.parametrize("mode", ["posthoc", "linear"])
-def test_sums_by_a_pass_and_from_stored_features_agree(finished_project, mode):
-    merged = table(finished_project, "merging")
-    merged = merged[(merged["mode"] == mode) & (merged.method == "averaging")]
-    every = table(finished_project, "subsets")
-    every = every[(every["mode"] == mode) & (every["size"] == len(TASKS))]
-    assert set(merged.alpha) == {1 / len(TASKS)}
-    for row in [*merged.itertuples(), *every.itertuples()]:
-        expected = measured(finished_project, mode, dict.fromkeys(TASKS, 1), row.alpha, row.task)
-        assert row.accuracy == pytest.approx(expected, abs=1 / 40 + 1e-9)
-
-
 def test_pretraining_from_scratch_is_part_of_the_graph(new_project, tmp_path):
     project = new_project.copy_to(tmp_path / "project")
     project.configure(lambda config: config["models"]["tiny"].update(weights="pretrain"))
