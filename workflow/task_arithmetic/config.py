@@ -161,7 +161,6 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"control: expected a dataset that is not a task, found '{control}'"
     yield from _model_problems(config["models"])
     yield from _checkpoint_problems(datasets, config["models"])
-    yield from _analysis_problems(config)
     alphas = config["coefficients"]
     if 0 not in alphas:
         yield f"coefficients: expected 0 (the pre-trained model) in the grid, found {alphas}"
@@ -186,6 +185,7 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
                 f"datasets.{task}.finetuning: expected fewer warmup_steps than the "
                 f"{protocol['steps']} steps, found {protocol['warmup_steps']}"
             )
+    yield from _analysis_problems(config)
     expected = config.get("expected", {"values": []})
     for position, value in enumerate(expected["values"]):
         where, sources = f"expected.values.{position}", expected["sources"]
