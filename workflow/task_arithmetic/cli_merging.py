@@ -114,7 +114,7 @@ def subsets(
     from task_arithmetic.vectors import TaskVector
 
     inputs = [encoder, *vectors, *heads, *validation, *test, *singles]
-    modules, outputs = ("measuring"), [output, ensemble]
+    modules, outputs = ("measuring",), [output, ensemble]
     with recorded_step("subsets", settings, modules, inputs, outputs):
         seed, tasks = settings["seed"], settings["tasks"]
         bench = Bench(load_encoder(encoder), seed, settings["mode"], settings["batch_size"])

@@ -51,7 +51,7 @@ def variants(
     from task_arithmetic.finetune import FinetuneSettings
     from task_arithmetic.variants import Variant, save_variants, train_variant
 
-    inputs, modules = [encoder, head, train], ("variants")
+    inputs, modules = [encoder, head, train], ("variants",)
     with recorded_step("variants", settings, modules, inputs, [output]):
         protocol = FinetuneSettings(**settings["hyperparameters"])
         base, task = load_encoder(encoder), settings["task"]
@@ -115,7 +115,7 @@ def negation_baselines(
     from task_arithmetic.vectors import TaskVector
 
     inputs = [encoder, *vectors, *variants, *heads, *validation, *test]
-    modules, outputs = ("baselines"), [curves, selection, output]
+    modules, outputs = ("baselines",), [curves, selection, output]
     with recorded_step("negation-baselines", settings, modules, inputs, outputs):
         tasks, control, seed = settings["tasks"], settings["control"], settings["seed"]
         bench = Bench(load_encoder(encoder), seed, "nonlinear", settings["batch_size"])
