@@ -105,6 +105,7 @@ rule variants:
         train="<results>/datasets/{task}/train.parquet",
     output:
         vectors="<results>/variants/{model}/{seed}/{task}.safetensors",
+        record="<results>/variants/{model}/{seed}/{task}.safetensors.lineage.json",
     log:
         "<logs>/variants/{model}/{seed}/{task}.log",
     cache: SHARED_CACHE
