@@ -317,6 +317,6 @@ def mode_legend(figure: Figure, modes: Sequence[str], mark: str | None = None) -
     handles = [Line2D([], [], label=MODES.get(m, m), **look) for m, look in looks_of(modes).items()]
     if mark:
         handles.append(Line2D([], [], color=GREY, linestyle="", marker="o", label=mark))
-    # An entry takes about 2.2 inches.
-    ncols = len(handles) if figure.get_figwidth() >= 2.2 * len(handles) else 2
+    # An entry takes about 2.1 inches.
+    ncols = len(handles) if figure.get_figwidth() >= 2.1 * len(handles) else 2
     figure.legend(handles=handles, loc="outside lower center", ncols=ncols, handlelength=3)
