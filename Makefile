@@ -26,7 +26,7 @@ help:  ## Show this list
 environment: $(READY)  ## Make .venv (every other target does so by itself)
 
 fetch: $(READY)  ## Say what an experiment's data sets cost in disk, then fetch them
-	$(IN_ENVIRONMENT) task-arithmetic costs $(or $(CONFIG),config.yaml)
+	$(IN_ENVIRONMENT) task-arithmetic download-costs $(or $(CONFIG),config.yaml)
 	$(SNAKEMAKE) fetch $(OPTIONS)
 
 tables: $(READY)  ## Run the experiment up to the tables of the papers and show them

@@ -11,6 +11,8 @@ if "datasets" not in config:
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/common_merging.smk"
+include: "workflow/rules/common_analyses.smk"
 
 
 pathvars:
@@ -27,6 +29,9 @@ include: "workflow/rules/finetune.smk"
 include: "workflow/rules/edits.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/merging.smk"
+include: "workflow/rules/analyses.smk"
+include: "workflow/rules/initialization.smk"
 
 
 rule fetch:
@@ -43,11 +48,20 @@ rule all_tables:
 rule all_figures:
     input:
         get_figures(),
+        get_merging_figures(),
+        get_analysis_figures(),
+
+
+rule all_analyses:
+    input:
+        get_merging_tables(),
+        get_analysis_tables(),
 
 
 rule all:
     input:
         rules.all_tables.input,
+        rules.all_analyses.input,
         rules.all_figures.input,
         rules.summary.output,
 

@@ -15,6 +15,7 @@ SOURCES = (
     "Snakefile", "config", "config.yaml", "envs", "profiles", "slurm", "workflow",
 )  # fmt: skip
 TASKS = ["digits", "shapes"]
+ANALYSES = ["merging", "subsets", "negation_baselines", "ablations", "analyses"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,9 @@ def shrink(config):
     config["coefficients"] = [0.0, 0.5, 1.0]
     config["finetuning"] |= {"steps": 4, "warmup_steps": 1, "checkpoint_every": 2}
     config["evaluation"]["batch_size"] = 64
+    # The analyses have tests of their own.
+    for analysis in ANALYSES:
+        config.pop(analysis)
     for dataset in config["datasets"].values():
         dataset["source"] |= {"train": 200, "test": 40}
         dataset.pop("finetuning", None)

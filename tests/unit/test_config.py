@@ -53,6 +53,11 @@ def test_the_default_configuration_is_valid(config):
          "found 'fp8'"),
         ("tasks", ["digits", "digits", "letters"], "tasks: expected each entry once, found digits"),
         ("tasks", ["digits", "cats"], "tasks.1: expected one of digits, "),
+        ("ablations.tasks", ["digits", "cats"], "ablations.tasks.1: expected one of digits, "),
+        ("modes", ["linear"], "negation_baselines: expected nonlinear among the modes"),
+        ("merging.methods.ties", {}, "merging.methods.ties: expected the key 'keep', found none"),
+        ("merging.methods.tiess", {"keep": 0.2}, "merging.methods: unknown key 'tiess'; did you "),
+        ("subsets.coefficients", [0.0, 1.0], "subsets.coefficients.0: expected more than 0, found"),
         ("control", "nowhere", "control: expected one of digits, "),
         ("control", "digits", "control: expected a dataset that is not a task, found 'digits'"),
         ("coefficients", [0.1, 0.2], "coefficients: expected 0 (the pre-trained model) in the "),
@@ -103,6 +108,14 @@ def test_the_default_configuration_is_valid(config):
          "checkpoints.tiny: unknown key 'posthoc'; expected one of linear, nonlinear"),
         ("datasets.digits.checkpoints", {"tiny": {"linear": {"file": "x", "revision": "y"}}},
          "datasets.digits.checkpoints.tiny.linear: expected hub beside revision"),
+        ("analyses.kernel.pairs", [["digits", "cats"]], "analyses.kernel.pairs.0: expected one of"),
+        ("analyses.initialization.tasks", ["digits", "cats"], "analyses.initialization.tasks: "
+         "expected one of "),
+        ("analyses.disentanglement.grids", [0, 1], "analyses.disentanglement: unknown key 'grids'; "
+         "did you mean 'grid'?"),
+        ("analyses.disentanglement.diagonal", [0, 2], "analyses.disentanglement.diagonal.1: "
+         "expected at most 1, found 2"),
+        ("models.tiny.checkpoints", "step.safetensors", "models.tiny.checkpoints: expected"),
     ],
 )  # fmt: skip
 def test_a_mistake_names_key_expectation_and_value(config, path, value, message):
@@ -175,3 +188,18 @@ def test_a_model_changes_the_protocol_and_a_task_changes_that(config):
     assert protocol["learning_rate"] == 0.003
     assert "steps" not in protocol
     assert finetuning_of(config, "letters", "other")["accumulation"] == 1
+
+
+def test_an_analysis_wants_the_modes_that_it_compares(config):
+    config["modes"] = ["nonlinear"]
+    with pytest.raises(PipelineError, match=r"analyses\.linear_regime: expected the modes"):
+        check_config(config)
+    del config["analyses"]["linear_regime"]
+    config["analyses"]["initialization"]["modes"] = ["linear"]
+    with pytest.raises(PipelineError, match=r"initialization\.modes: expected one of nonlinear"):
+        check_config(config)
+
+
+def test_analyses_are_optional(config):
+    del config["analyses"]
+    check_config(config)

@@ -18,7 +18,7 @@ from task_arithmetic.encoders import (
     save_encoder,
     zero_shot_head,
 )
-from task_arithmetic.pretraining import pretrain, write_merges
+from task_arithmetic.pretraining import initial_clip, pretrain, write_merges
 
 ROOT = Path(__file__).parents[2]
 TINY = yaml.safe_load((ROOT / "config.yaml").read_text())["models"]["tiny"]
@@ -74,12 +74,39 @@ def test_pretraining_is_deterministic_and_learns(architecture):
         "learning_rate": 3.0e-3,
     }  # fmt: skip
     losses = []
-    first = pretrain(architecture, PREPROCESS, settings, lambda _, loss: losses.append(loss))
+    first = pretrain(architecture, PREPROCESS, settings, lambda _, loss, clip: losses.append(loss))
     second = pretrain(architecture, PREPROCESS, settings)
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name])
     assert len(losses) == 9
     assert losses[-1] < losses[0]
+
+
+def test_a_pretraining_that_ends_early_is_the_beginning_of_the_whole(architecture):
+    settings = TINY["pretraining"] | {"images": 288, "passes": 1, "batch_size": 96}
+    kept = []
+
+    def keep(step, loss, clip):
+        if step == 1:
+            kept.append({name: value.clone() for name, value in clip.state_dict().items()})
+
+    pretrain(architecture, PREPROCESS, settings, keep)
+    early = pretrain(architecture, PREPROCESS, settings, lambda step, loss, clip: step == 1)
+    start = initial_clip(architecture, settings["seed"]).state_dict()
+    for name, value in early.state_dict().items():
+        assert torch.equal(value, kept[0][name])
+    assert not torch.equal(start["visual.proj"], kept[0]["visual.proj"])
+
+
+def test_the_shipped_checkpoints_are_those_of_the_configured_pretraining():
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    steps = [step for step in config["analyses"]["initialization"]["steps"] if step]
+    for step in steps:
+        tensors, metadata = read_tensors(ROOT / TINY["checkpoints"].format(step=step), "encoder")
+        assert json.loads(metadata["architecture"]) == TINY["architecture"]
+        assert json.loads(metadata["pretraining"]) == TINY["pretraining"]
+        assert metadata["step"] == str(step)
+        assert tensors["visual.proj"].dtype == torch.float16
 
 
 def test_the_shipped_encoder_is_the_configured_one_and_small():

@@ -78,7 +78,8 @@ def test_jobs_take_as_many_passes_as_their_arithmetic():
         (job("nonlinear_curve", datasets=["a", "b"], splits=["test"], alphas=[]), 45200),
         (job("nonlinear_curve", datasets=["a"], splits=both, alphas=[0, 0.5, 1]), 900),
         (job("nonlinear_curve", datasets=["unknown"], splits=both, alphas=[0]), None),
-        (job("selection"), 0),
+        (job("merge"), None),
+        (job("selection", 0, True), 0),
     ]
     assert [forward_passes(each, CONFIG) for each, _ in expected] == [n for _, n in expected]
 

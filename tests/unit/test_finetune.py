@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from task_arithmetic.artifacts import PipelineError
-from task_arithmetic.encoders import Encoder, Preprocess
 from task_arithmetic.finetune import FinetuneSettings, batches, finetune, scheduled_rate
 
 SETTINGS = FinetuneSettings(
@@ -27,16 +26,6 @@ SETTINGS = FinetuneSettings(
     checkpoint_every=3,
     steps=10,
 )
-
-
-@pytest.fixture
-def problem():
-    """Return a small tower, a head, and images of three classes."""
-    torch.manual_seed(0)
-    tower = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.GELU(), nn.Linear(16, 6)).eval()
-    encoder = Encoder("small", tower, Preprocess(4, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
-    images = torch.randint(0, 256, (20, 4, 4, 3), dtype=torch.uint8)
-    return encoder, torch.randn(3, 6), images, torch.randint(0, 3, (20,))
 
 
 def run(problem, settings, path, fingerprint="x"):

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from test_finetune import SETTINGS, problem, run  # noqa: F401
+from test_finetune import SETTINGS, run
 
 from task_arithmetic import finetune as module
 from task_arithmetic.preemption import PreemptedError, stop_requests
@@ -37,7 +37,7 @@ def test_another_thread_leaves_signals_alone():
 
 
 def test_training_saves_when_asked_to_stop_and_goes_on_to_the_same_bits(
-    problem,  # noqa: F811
+    problem,
     tmp_path,
     monkeypatch,
 ):

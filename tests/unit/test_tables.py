@@ -27,7 +27,7 @@ def single():
 
 
 def test_single_task_has_the_pretrained_model_once_and_tasks_in_order(single):
-    columns = ["model", "seed", "mode", "task", "split", "accuracy"]
+    columns = ["model", "seed", "mode", "task", "split", "accuracy", "accuracy_se"]
     assert list(single.columns) == columns
     tests = single[single.split == "test"]
     assert tests[["mode", "task", "accuracy"]].to_numpy().tolist() == [
@@ -48,6 +48,41 @@ def test_addition_is_normalized_by_the_single_task_test_accuracy(single):
     table = tables.task_addition(tests, selected, single, ["a", "b"])
     assert table.accuracy.tolist() == [0.6, 0.9]
     np.testing.assert_allclose(table.normalized_accuracy, [0.6 / 0.8, 0.9 / 1.0])
+
+
+def test_every_accuracy_has_its_binomial_standard_error(single):
+    tests = pd.concat([
+        accuracy_rows(*KEY, "addition", "a", "test", {0.0: 0.4, 0.5: 0.6}, total=100),
+        accuracy_rows(*KEY, "addition", "b", "test", {0.0: 0.5, 0.5: 0.9}, total=400),
+    ])
+    table = tables.task_addition(tests, selection_row(*KEY, "addition", 0.5), single, ["a", "b"])
+    errors = np.sqrt([0.6 * 0.4 / 100, 0.9 * 0.1 / 400])
+    np.testing.assert_allclose(table.accuracy_se, errors)
+    # Relative errors add in squares; the single-task accuracies are of 1000 images.
+    relative = [errors[0] / 0.6, np.sqrt(0.8 * 0.2 / 1000) / 0.8]
+    np.testing.assert_allclose(table.normalized_accuracy_se[0], 0.75 * np.hypot(*relative))
+    # A single-task accuracy of 1 has no binomial error.
+    np.testing.assert_allclose(table.normalized_accuracy_se[1], errors[1])
+
+
+def test_methods_within_noise_of_the_best_are_marked_and_others_are_not():
+    def rows(mode, accuracy):
+        key = ("tiny", 0, mode)
+        return accuracy_rows(*key, "single-a", "a", "test", {0.0: 0.4, 1.0: accuracy}, total=400)
+
+    # The error of one is √(0.8 · 0.2 / 400) = 2 points, that of a difference 2.8.
+    measured = pd.concat([rows("nonlinear", 0.8), rows("posthoc", 0.76), rows("linear", 0.7)])
+    both = pd.concat([measured, measured.assign(split="validation")])
+    text = render("single_task", tables.single_task(both, ["a"]), ["a"], "markdown")
+    cells = {
+        line.split("|")[1].strip(): line.split("|")[3].strip()
+        for line in text.partition("\n### ")[0].splitlines()
+        if line.startswith("| ")
+    }
+    assert cells["Non-linear FT."] == "**80.0**"
+    assert cells["Post-hoc linearized"] == "≈ 76.0"
+    assert cells["Linearized FT."] == "70.0"
+    assert "≈: within noise" in text
 
 
 def negation(alpha):

@@ -68,6 +68,8 @@ def test_another_seed_and_fewer_models_and_tasks_change_the_plan_in_proportion(c
     config["seeds"] = [0, 1, 2, 3]
     config["models"].pop("ViT-L-14")
     config["tasks"].remove("sun397")
+    # They name some tasks, and the tables do not need them.
+    config.pop("analyses")
     for value in config["expected"]["values"]:
         value["percent"].pop("ViT-L-14", None)
     jobs, _ = planned(project, config)

@@ -14,11 +14,16 @@ from task_arithmetic.lineage import record_path
 from task_arithmetic.loading import read_split
 
 COLUMNS = {
-    "single_task": ["model", "seed", "mode", "task", "split", "accuracy"],
-    "task_addition": ["model", "seed", "mode", "task", "alpha", "accuracy", "normalized_accuracy"],
+    "single_task": ["model", "seed", "mode", "task", "split", "accuracy", "accuracy_se"],
+    "task_addition": [
+        "model", "seed", "mode", "task", "alpha", "accuracy", "accuracy_se",
+        "normalized_accuracy", "normalized_accuracy_se",
+    ],
     "task_negation": [
-        "model", "seed", "mode", "task", "alpha", "target_accuracy", "control_accuracy",
-        "pretrained_target_accuracy", "pretrained_control_accuracy", "feasible",
+        "model", "seed", "mode", "task", "alpha", "target_accuracy", "target_accuracy_se",
+        "control_accuracy", "control_accuracy_se",
+        "pretrained_target_accuracy", "pretrained_target_accuracy_se",
+        "pretrained_control_accuracy", "pretrained_control_accuracy_se", "feasible",
     ],
 }  # fmt: skip
 TORCH_RULES = {"pretrain", "encoder", "head", "finetune", "vector", "features", "nonlinear_curve"}

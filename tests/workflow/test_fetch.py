@@ -91,7 +91,7 @@ def test_sets_are_fetched_once_and_splits_made_without_the_hub(project, hub):
 
 def test_the_costs_are_said_before_anything_is_fetched(project, hub):
     online = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "", "COLUMNS": "120"}
-    done = project.run("costs", "config.yaml", command="task-arithmetic", **online)
+    done = project.run("download-costs", "config.yaml", command="task-arithmetic", **online)
     assert done.returncode == 0, done.stderr
     for words in ("someone/pets", "someone/secret", "to fetch", "keeps its splits"):
         assert words in done.stdout

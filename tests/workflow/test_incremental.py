@@ -22,7 +22,13 @@ TANGENT_EDITS = [
     )
     for mode in ("posthoc", "linear")
 ]
-AGGREGATES = [*TANGENT_EDITS, *TABLES, *FIGURES]
+# Of the analyses only this one is always there; the others have tests of their own.
+SIMILARITY = [
+    "cosine similarity of task vectors, seed 0",
+    "table similarity",
+    "figure cosine_similarity",
+]
+AGGREGATES = [*TANGENT_EDITS, *TABLES, *FIGURES, *SIMILARITY]
 TRAINED = ("nonlinear", "linear")
 
 

@@ -46,6 +46,8 @@ def several(new_project, tmp_path_factory):
         }
         config["models"]["fourth"] = copy.deepcopy(config["models"]["third"])
         config["seeds"] = [0, 1]
+        # Trains variants, which are cached as well.
+        config["negation_baselines"] = {"coefficients": [0.5, 1.0]}
 
     project = new_project.copy_to(tmp_path_factory.mktemp("several") / "project")
     project.configure(change)

@@ -10,7 +10,20 @@ import sys
 
 import typer
 
-from task_arithmetic import cli_curves, cli_data, cli_imports, cli_lineage, cli_models, cli_tables
+from task_arithmetic import (
+    cli_analyses,
+    cli_curves,
+    cli_data,
+    cli_findings,
+    cli_imports,
+    cli_lineage,
+    cli_merging,
+    cli_merging_tables,
+    cli_models,
+    cli_starts,
+    cli_tables,
+    cli_variants,
+)
 from task_arithmetic.artifacts import PipelineError
 from task_arithmetic.cli_options import logger
 from task_arithmetic.preemption import EXIT_CODE, PreemptedError
@@ -28,6 +41,12 @@ app.add_typer(cli_curves.app)
 app.add_typer(cli_tables.app)
 app.add_typer(cli_imports.app, name="import")
 app.add_typer(cli_lineage.app)
+app.add_typer(cli_merging.app)
+app.add_typer(cli_merging_tables.app)
+app.add_typer(cli_variants.app)
+app.add_typer(cli_analyses.app)
+app.add_typer(cli_starts.app)
+app.add_typer(cli_findings.app)
 
 
 def main() -> None:

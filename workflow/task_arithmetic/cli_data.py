@@ -17,7 +17,7 @@ app = typer.Typer()
 
 
 @app.command()
-def costs(
+def download_costs(
     config: Annotated[
         Path, typer.Argument(help="Configuration of the experiment.", exists=True, dir_okay=False)
     ],

@@ -140,3 +140,39 @@ def read_images(
             f"{path}: expected the head's classes {class_names}, found {list(split.class_names)}"
         )
     return split
+
+
+def read_sample(
+    path: Path,
+    preprocess: Any,
+    threads: int,
+    memory_mb: float,
+    class_names: list[str],
+    count: int,
+) -> tuple[Any, Any]:
+    """Return the images and labels of `count` examples of a split, the same every time."""
+    from task_arithmetic.disentanglement import chosen_examples
+
+    split = read_images(path, preprocess, threads, memory_mb, class_names)
+    chosen = chosen_examples(len(split.labels), count)
+    return next(split.images.batches([(0, chosen)])), split.labels[chosen]
+
+
+def read_examples(
+    datasets: list[str],
+    split: str,
+    paths: list[Path],
+    heads: list[Path],
+    preprocess: Any,
+    threads: int,
+    memory_mb: float,
+) -> list[Any]:
+    """Return `measuring.Examples` of one split of several datasets, which share the memory."""
+    from task_arithmetic.measuring import Examples
+
+    examples = []
+    for dataset, path, head in zip(datasets, paths, heads, strict=True):
+        weight, class_names = read_head(head, dataset)
+        read = read_images(path, preprocess, threads, memory_mb / len(datasets), class_names)
+        examples.append(Examples(dataset, split, read.images, read.labels, weight))
+    return examples

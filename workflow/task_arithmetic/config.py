@@ -168,6 +168,12 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"coefficients: expected ascending numbers, found {alphas}"
     for name, dataset in datasets.items():
         yield from _source_problems(name, dataset["source"], name in tasks)
+    for name in ("negation_baselines", "ablations"):
+        if name in config and "nonlinear" not in config["modes"]:
+            yield f"{name}: expected nonlinear among the modes that it is compared with, found none"
+    for place, task in enumerate(config.get("ablations", {}).get("tasks", [])):
+        if task not in tasks:
+            yield f"ablations.tasks.{place}: expected {_one_of(tasks)}, found '{task}'"
     for model, task in product(config["models"], tasks):
         protocol = finetuning_of(config, task, model)
         if ("steps" in protocol) == ("epochs" in protocol):
@@ -179,6 +185,7 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
                 f"datasets.{task}.finetuning: expected fewer warmup_steps than the "
                 f"{protocol['steps']} steps, found {protocol['warmup_steps']}"
             )
+    yield from _analysis_problems(config)
     expected = config.get("expected", {"values": []})
     for position, value in enumerate(expected["values"]):
         where, sources = f"expected.values.{position}", expected["sources"]
@@ -248,6 +255,38 @@ def _checkpoint_problems(datasets: Mapping[str, Any], models: Mapping[str, Any])
             for mode, source in by_mode.items():
                 if "revision" in source and "hub" not in source:
                     yield f"{where}.{model}.{mode}: expected hub beside revision, found none"
+
+
+def _analysis_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the schema cannot say of the analyses: references to tasks, modes and models."""
+    analyses, tasks, modes = config.get("analyses", {}), config["tasks"], config["modes"]
+    named = {
+        f"{name}.pairs.{position}": pair
+        for name in ("disentanglement", "kernel")
+        for position, pair in enumerate(analyses.get(name, {}).get("pairs", []))
+    }
+    initialization = analyses.get("initialization", {})
+    named["initialization.tasks"] = initialization.get("tasks", [])
+    for key, found in named.items():
+        for task in found:
+            if task not in tasks:
+                yield f"analyses.{key}: expected {_one_of(tasks)}, found '{task}'"
+    for mode in initialization.get("modes", []):
+        if mode not in modes:
+            yield f"analyses.initialization.modes: expected {_one_of(modes)}, found '{mode}'"
+    for model, described in config["models"].items():
+        if any(initialization.get("steps", [])) and "pretraining" not in described:
+            yield (
+                f"models.{model}: expected pretraining for the steps after 0 of "
+                "analyses.initialization, found none"
+            )
+    if "linear_regime" in analyses and not (
+        "linear" in modes or {"nonlinear", "posthoc"} <= {*modes}
+    ):
+        yield (
+            "analyses.linear_regime: expected the modes nonlinear and posthoc, or linear, found "
+            f"{', '.join(modes)}"
+        )
 
 
 def _one_of(names: Sequence[str] | Mapping[str, Any]) -> str:

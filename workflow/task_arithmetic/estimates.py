@@ -165,7 +165,8 @@ def forward_passes(job: PlannedJob, config: Mapping[str, Any]) -> float | None:
         config: The experiment's configuration.
 
     Returns:
-        The number; 0 for a job that evaluates no network.
+        The number; 0 for a job without a GPU. Analyses are not estimated: their passes depend on
+        what they select.
     """
     settings = job.settings
     if job.rule == "finetune":
@@ -184,7 +185,7 @@ def forward_passes(job: PlannedJob, config: Mapping[str, Any]) -> float | None:
         images = _evaluated(config, settings["datasets"], settings["splits"])
         # A test curve takes its one coefficient from the selection.
         return None if images is None else images * max(1, len(settings["alphas"]))
-    return 0
+    return None if job.gpus else 0
 
 
 def _evaluated(config: Mapping[str, Any], datasets: list[str], splits: list[str]) -> int | None:

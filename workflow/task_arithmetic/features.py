@@ -53,7 +53,7 @@ def edited_features(
             features = []
             for split in images:
                 parts = []
-                for inputs in _batches(encoder, split, batch_size, device):
+                for inputs in preprocessed(encoder, split, batch_size, device):
                     parts.append(tower(inputs).float().cpu().numpy())
                     progress.advance(len(inputs))
                 features.append(np.concatenate(parts))
@@ -85,7 +85,7 @@ def first_order_features(
     on_device = [{name: tensor.to(device) for name, tensor in tau.items()} for tau in vectors]
     primal, tangents = [], []
     with Progress(description, len(images), "image") as progress:
-        for inputs in _batches(encoder, images, batch_size, device):
+        for inputs in preprocessed(encoder, images, batch_size, device):
             f0, jvps = tangent_features(tower, on_device, inputs)
             primal.append(f0.float().cpu().numpy())
             tangents.append(jvps.float().cpu().numpy())
@@ -93,8 +93,22 @@ def first_order_features(
     return np.concatenate(primal), list(np.concatenate(tangents, axis=1))
 
 
-def _batches(
-    encoder: Encoder, images: Images | np.ndarray, batch_size: int, device: torch.device
-) -> Iterator[Tensor]:
+def preprocessed(
+    encoder: Encoder,
+    images: Images | UInt8[np.ndarray, "examples height width 3"],
+    batch_size: int,
+    device: torch.device,
+) -> Iterator[Float[Tensor, "batch 3 height width"]]:
+    """Yield the inputs of an encoder in order, batch by batch.
+
+    Args:
+        encoder: The encoder, for its preprocessing.
+        images: Images of one dataset split.
+        batch_size: Images per batch.
+        device: Where the inputs are wanted.
+
+    Yields:
+        Preprocessed images.
+    """
     for batch in as_images(images).batches(in_order(len(images), batch_size)):
         yield encoder.preprocess(torch.from_numpy(batch).to(device))

@@ -57,7 +57,7 @@ PANEL = (3.3, 2.8)  # inches, width and height
 GREY = "#595959"
 
 
-def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """Return `draw` as it draws under `STYLE`, without changing anybody else's settings."""
 
     @wraps(draw)
@@ -68,7 +68,7 @@ def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return drawn
 
 
-@_styled
+@styled
 def addition_curves(
     curves: pd.DataFrame, selections: pd.DataFrame, singles: pd.DataFrame, tasks: Sequence[str]
 ) -> Figure:
@@ -93,12 +93,12 @@ def addition_curves(
     rows = curves.merge(own, "left", ["model", "seed", "mode", "dataset"], suffixes=("", "_own"))
     rows["normalized"] = rows["accuracy"] / rows["accuracy_own"]
     models, seeds, modes = axes(rows)
-    figure, panels = _panels(1, len(models))
+    figure, panels = panel_grid(1, len(models))
     for panel, model in zip(panels[0], models, strict=True):
-        for mode, look in _looks(modes).items():
-            wide = _wide(_of(rows, model, mode), "normalized", seeds, "dataset", tasks)
+        for mode, look in looks_of(modes).items():
+            wide = _wide(rows_of(rows, model, mode), "normalized", seeds, "dataset", tasks)
             by_seed = wide.T.groupby(level=0).mean().T
-            chosen = _of(selections, model, mode).dropna(subset="alpha")
+            chosen = rows_of(selections, model, mode).dropna(subset="alpha")
             marks = [
                 (alpha, np.interp(alpha, by_seed.index, by_seed[seed]))
                 for seed, alpha in zip(chosen["seed"], chosen["alpha"], strict=True)
@@ -108,11 +108,11 @@ def addition_curves(
         panel.text(1, 1.01, "single-task models", ha="right", va="bottom", color=GREY)
         panel.set(title=model, xlabel="Scaling coefficient α")
     panels[0][0].set_ylabel("Normalized validation accuracy (%)")
-    _legend(figure, modes, _MARK)
+    mode_legend(figure, modes, _MARK)
     return figure
 
 
-@_styled
+@styled
 def negation_curves(
     curves: pd.DataFrame,
     selections: pd.DataFrame,
@@ -142,13 +142,13 @@ def negation_curves(
     on_control = curves["dataset"] == control
     on_target = curves["edit"] == "negation-" + curves["dataset"]
     models, seeds, modes = axes(curves)
-    figure, panels = _panels(len(models), 2)
+    figure, panels = panel_grid(len(models), 2)
     for row, model in zip(panels, models, strict=True):
         for panel, chosen_rows in zip(row, (on_target, on_control), strict=True):
-            for mode, look in _looks(modes).items():
-                rows = _of(curves[chosen_rows], model, mode)
+            for mode, look in looks_of(modes).items():
+                rows = rows_of(curves[chosen_rows], model, mode)
                 wide = _wide(rows, "accuracy", seeds, "edit", edits)
-                chosen = _of(selections, model, mode).dropna(subset="alpha")
+                chosen = rows_of(selections, model, mode).dropna(subset="alpha")
                 marks = [
                     (alpha, np.interp(alpha, wide.index, wide[seed, edit]))
                     for seed, edit, alpha in zip(
@@ -163,11 +163,11 @@ def negation_curves(
         row[1].text(0, floor, f"{retention:.0%} of pre-trained", va="top", color=GREY)
         row[0].set(title=f"{model}: target tasks", ylabel="Validation accuracy (%)")
         row[1].set(title=f"{model}: control ({control})")
-    _legend(figure, modes, f"{_MARK}, one task")
+    mode_legend(figure, modes, f"{_MARK}, one task")
     return figure
 
 
-@_styled
+@styled
 def single_task_against_edited(
     single: pd.DataFrame, addition: pd.DataFrame, negation: pd.DataFrame
 ) -> Figure:
@@ -192,11 +192,11 @@ def single_task_against_edited(
     }
     models, _, modes = axes(addition)
     low = own.drop("pretrained", level="mode").min()
-    figure, panels = _panels(len(models), 2)
+    figure, panels = panel_grid(len(models), 2)
     for row, model in zip(panels, models, strict=True):
         for panel, (name, accuracy) in zip(row, edited.items(), strict=True):
             points = pd.DataFrame({"x": own, "y": accuracy}).dropna().loc[model]
-            for mode, look in _looks(modes).items():
+            for mode, look in looks_of(modes).items():
                 if mode in points.index:
                     panel.plot(*points.loc[mode].to_numpy().T, **(look | {"linestyle": ""}))
             for _, same in points.groupby(level="task"):
@@ -207,7 +207,7 @@ def single_task_against_edited(
             panel.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=None))
             _label_at_the_margin(panel, points.groupby(level="task", sort=False).last())
         row[0].set_ylabel("Test accuracy after the edit (%)")
-    _legend(figure, modes)
+    mode_legend(figure, modes)
     return figure
 
 
@@ -231,7 +231,8 @@ def save(figure: Figure, path: Path | str) -> None:
 _MARK = "at the selected α"
 
 
-def _panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+def panel_grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    """Return a new figure and its panels, `[rows, columns]`, whose y axes are in percent."""
     # A single panel is made wider, for the legend below it.
     size = (max(PANEL[0] * columns, 1.4 * PANEL[0]), PANEL[1] * rows + 0.4)
     figure = Figure(figsize=size, layout="constrained")
@@ -241,13 +242,14 @@ def _panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     return figure, panels
 
 
-def _looks(modes: Sequence[str]) -> dict[str, dict[str, Any]]:
+def looks_of(modes: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return each mode's look: its own from `PALETTE`, or a spare one."""
     spare = cycle(SPARE)
     return {mode: PALETTE.get(mode) or next(spare) for mode in modes}
 
 
-def _of(rows: pd.DataFrame, model: str, mode: str) -> pd.DataFrame:
+def rows_of(rows: pd.DataFrame, model: str, mode: str) -> pd.DataFrame:
+    """Return the rows of one model and mode."""
     return rows[(rows["model"] == model) & (rows["mode"] == mode)]
 
 
@@ -310,11 +312,11 @@ def _label_at_the_margin(panel: Axes, points: pd.DataFrame, gap: float = 0.06) -
         )
 
 
-def _legend(figure: Figure, modes: Sequence[str], mark: str | None = None) -> None:
+def mode_legend(figure: Figure, modes: Sequence[str], mark: str | None = None) -> None:
     """Explain modes below the panels, with line and marker both, and what the markers mean."""
-    handles = [Line2D([], [], label=MODES.get(m, m), **look) for m, look in _looks(modes).items()]
+    handles = [Line2D([], [], label=MODES.get(m, m), **look) for m, look in looks_of(modes).items()]
     if mark:
         handles.append(Line2D([], [], color=GREY, linestyle="", marker="o", label=mark))
-    # An entry takes about 2.2 inches.
-    ncols = len(handles) if figure.get_figwidth() >= 2.2 * len(handles) else 2
+    # An entry takes about 2.1 inches.
+    ncols = len(handles) if figure.get_figwidth() >= 2.1 * len(handles) else 2
     figure.legend(handles=handles, loc="outside lower center", ncols=ncols, handlelength=3)

@@ -74,7 +74,7 @@ def pretrain(
     architecture: Mapping[str, Any],
     preprocess: Preprocess,
     settings: Mapping[str, Any],
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: Callable[[int, float, nn.Module], bool | None] | None = None,
 ) -> nn.Module:
     """Pre-train a CLIP model from scratch.
 
@@ -83,13 +83,13 @@ def pretrain(
         preprocess: Preprocessing of images.
         settings: `images`, `passes`, `batch_size`, `learning_rate`, `weight_decay`,
             `warmup_steps`, `generic`, `swapped`, `precision` and `seed`.
-        on_step: Called after every step with its number and loss.
+        on_step: Called after every step with its number, its loss and the model as it is then; the
+            training ends where it returns True.
 
     Returns:
         The trained model, in evaluation mode.
     """
-    torch.manual_seed(settings["seed"])
-    clip, tokenize = build_clip(architecture), build_tokenizer(architecture)
+    clip, tokenize = initial_clip(architecture, settings["seed"]), build_tokenizer(architecture)
     images, captions = captioned_images(
         settings["images"], settings["seed"], settings["generic"], settings["swapped"]
     )
@@ -135,9 +135,15 @@ def pretrain(
             with torch.no_grad():
                 clip.logit_scale.clamp_(0, math.log(100))
             progress.advance(1, loss=loss.item())
-            if on_step:
-                on_step(step, loss.item())
+            if on_step and on_step(step, loss.item(), clip):
+                break
     return clip.eval()
+
+
+def initial_clip(architecture: Mapping[str, Any], seed: int) -> nn.Module:
+    """Build the CLIP model that pre-training starts from: random weights, decided by the seed."""
+    torch.manual_seed(seed)
+    return build_clip(architecture)
 
 
 def _rate(step: int, total: int, warmup: int) -> float:

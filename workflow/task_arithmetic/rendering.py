@@ -13,22 +13,25 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.markdown import Markdown
 
+from task_arithmetic.markup import IMPORTED, Sheet, latex, markdown
 from task_arithmetic.published import Published
 from task_arithmetic.tables import MODES, axes, with_imported
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of numbers: which, under what heading, which direction is better, in what unit."""
+    """A column of numbers: its heading, which direction is better, its unit, what a gap means."""
 
     column: str
     heading: str
     better: Literal["max", "min"] | None = None
     percent: bool = True
+    absent: str = "infeasible"
 
 
 @dataclass(frozen=True)
@@ -76,20 +79,6 @@ LAYOUTS = {
 }
 
 
-# Follows numbers that imported checkpoints had a part in.
-IMPORTED = "‡"
-
-
-@dataclass(frozen=True)
-class _Sheet:
-    """Strings ready to be written."""
-
-    title: str
-    caption: str
-    models: list[str]  # of each column after the first
-    table: list[list[str]]  # the first row and the first column are headings
-
-
 def render(
     name: str,
     table: pd.DataFrame,
@@ -118,10 +107,7 @@ def render(
     marked = table[table["imported"]] if "imported" in table else table[:0]
     triples = set(zip(marked["model"], marked["mode"], marked["task"], strict=True))
     rows = with_imported(rows, triples)
-    markup, bold = {
-        "markdown": (_markdown, "**{}**"),
-        "latex": (partial(_latex, name), r"\textbf{{{}}}"),
-    }[format]
+    markup, bold = _markup(name, format)
     models, seeds, modes = axes(rows)
     of = {model: rows[rows["model"] == model] for model in models}
     methods = [MODES.get(mode, mode) for mode in modes]
@@ -135,9 +121,9 @@ def render(
             shown.append((model, "Paper", cells))
     heads = ["Method", *(heading for _, heading, _ in shown)]
     lines = [list(line) for line in zip(methods, *(cells for *_, cells in shown), strict=True)]
-    caption = f"{layout.caption}; {_spread(len(tasks), len(seeds))}. {_legend(lines)}"
+    caption = f"{layout.caption}; {_spread(len(tasks), len(seeds))}. {_legend(lines)}".strip()
     caption += published.legend
-    sheets = [_Sheet(layout.title, caption, [model for model, *_ in shown], [heads, *lines])]
+    sheets = [Sheet(layout.title, caption, [model for model, *_ in shown], [heads, *lines])]
 
     for model, metric in product(models, layout.per_task):
         # The pre-trained model has no coefficient and no normalized accuracy: no column for it.
@@ -146,10 +132,73 @@ def render(
         heads = ["Task", *(MODES.get(mode, mode) for mode in shown)]
         by_task = {task: of[model][of[model]["task"] == task] for task in tasks}
         lines = [[task, *_compare(part, metric, shown, bold)] for task, part in by_task.items()]
-        sheets.append(
-            _Sheet(f"{metric.heading} by task", "", [model] * len(shown), [heads, *lines])
-        )
+        sheets.append(Sheet(f"{metric.heading} by task", "", [model] * len(shown), [heads, *lines]))
     return markup(sheets)
+
+
+def render_grid(
+    name: str,
+    layout: Layout,
+    table: pd.DataFrame,
+    lines: Mapping[str, Mapping[Any, str]],
+    format: Literal["markdown", "latex"],
+) -> str:
+    """Lay a tidy table out with other lines than modes, which become groups of columns.
+
+    Args:
+        name: Name of the table, for its label.
+        layout: Title, caption and the columns of each group; its tables by task are not used.
+        table: Rows with model, seed, mode, the columns of the layout and that of the lines.
+        lines: The column whose values are the lines, with the heading of each, in order.
+        format: The markup language.
+
+    Returns:
+        The text of the file, with the marks that `render` describes.
+    """
+    _, bold = _markup(name, format)
+    models, seeds, modes = axes(table)
+    ((column, headings),) = lines.items()
+    of = {
+        (model, mode): part.assign(mode=part[column])
+        for model, mode in product(models, modes)
+        if len(part := table[(table["model"] == model) & (table["mode"] == mode)])
+    }
+    cells = {
+        (*group, metric.heading): _compare(part, metric, list(headings), bold)
+        for group, part in of.items()
+        for metric in layout.summary
+    }
+    frame = pd.DataFrame(cells, index=pd.Index(headings.values(), name=column))
+    note = "One seed" if len(seeds) == 1 else f"Mean ± std over n = {len(seeds)} seeds"
+    return render_cells(name, layout.title, f"{layout.caption}. {note}.", frame, format)
+
+
+def render_cells(
+    name: str,
+    title: str,
+    caption: str,
+    cells: pd.DataFrame,
+    format: Literal["markdown", "latex"],
+) -> str:
+    """Write a table of ready cells.
+
+    Args:
+        name: Name of the table, for its label.
+        title: Its title.
+        caption: What it shows; the meaning of marks is added.
+        cells: Texts; the index holds the headings of the lines, the columns are (model, mode,
+            heading).
+        format: The markup language.
+
+    Returns:
+        The text of the file.
+    """
+    markup, _ = _markup(name, format)
+    groups = [f"{model}, {MODES.get(mode, mode)}" for model, mode, _ in cells.columns]
+    heads = [str(cells.index.name).capitalize(), *(heading for *_, heading in cells.columns)]
+    lines = [[str(heading), *line] for heading, line in zip(cells.index, cells.values, strict=True)]
+    caption = f"{caption} {_legend(lines)}".strip()
+    return markup([Sheet(title, caption, groups, [heads, *lines])])
 
 
 def show(paths: Iterable[Path], console: Console | None = None) -> None:
@@ -166,16 +215,26 @@ def show(paths: Iterable[Path], console: Console | None = None) -> None:
         console.print(f"Task by task: {path}\n", highlight=False, soft_wrap=True)
 
 
+def _markup(name: str, format: str) -> tuple[Callable[[list[Sheet]], str], str]:
+    """Return what writes sheets in a markup language, and its pattern of bold text."""
+    return {
+        "markdown": (markdown, "**{}**"),
+        "latex": (partial(latex, name), r"\textbf{{{}}}"),
+    }[format]
+
+
 def _with_pretrained(name: str, table: pd.DataFrame, singles: pd.DataFrame | None) -> pd.DataFrame:
     """Return one column per metric and the pre-trained model as a method among the others."""
     keys = ["model", "seed", "mode", "task"]
     if name == "single_task":
-        return table.pivot(index=keys, columns="split", values="accuracy").reset_index()
+        wide = table.pivot(index=keys, columns="split", values=["accuracy", "accuracy_se"])
+        wide.columns = [split + kind.removeprefix("accuracy") for kind, split in wide.columns]
+        return wide.reset_index()
     if name == "task_addition" and singles is not None:
         baseline = (singles["mode"] == "pretrained") & (singles["split"] == "test")
         return pd.concat([singles[baseline].drop(columns="split"), table], ignore_index=True)
     if name == "task_negation":
-        measured = ["pretrained_target_accuracy", "pretrained_control_accuracy"]
+        measured = [column for column in table if column.startswith("pretrained_")]
         baseline = table[keys + measured].drop_duplicates(["model", "seed", "task"])
         baseline = baseline.rename(columns=lambda column: column.removeprefix("pretrained_"))
         return pd.concat([baseline.assign(mode="pretrained"), table], ignore_index=True)
@@ -196,7 +255,7 @@ def _compare(
         values = values * 100 if metric.percent else values
         known, total = values.notna().sum(), len(values)
         if not known:
-            cells.append("–" if mode == "pretrained" else "infeasible")
+            cells.append("–" if mode == "pretrained" or not total else metric.absent)
             continue
         by_seed = values.groupby(level="seed").mean().dropna()
         places = 1 if metric.percent else 2
@@ -210,14 +269,36 @@ def _compare(
         cells.append(mean + spread + note + mark)
         # Nor does it compete, and the pre-trained model is no contestant.
         if whole and mode != "pretrained":
-            contest[len(cells) - 1] = mean
+            contest[len(cells) - 1] = mode, mean
     if metric.better and len(contest) > 1:
         # Compared as printed: numbers that look equal are marked alike.
-        best = {"min": min, "max": max}[metric.better](contest.values(), key=float)
-        for place, mean in contest.items():
+        best = {"min": min, "max": max}[metric.better](
+            (mean for _, mean in contest.values()), key=float
+        )
+        errors = {
+            place: _error_of_mean(rows[rows["mode"] == mode], metric)
+            for place, (mode, _) in contest.items()
+        }
+        least = min(errors[place] for place, (_, mean) in contest.items() if mean == best)
+        for place, (_, mean) in contest.items():
             if mean == best:
                 cells[place] = cells[place].replace(mean, bold.format(mean), 1)
+            elif abs(float(mean) - float(best)) < 2 * np.hypot(errors[place], least):
+                cells[place] = f"≈ {cells[place]}"
     return cells
+
+
+def _error_of_mean(rows: pd.DataFrame, metric: Metric) -> float:
+    """Return the standard error, in percent, of a mean over tasks and seeds.
+
+    The test images of a task are the same for every seed, so their share does not shrink with
+    seeds; that of the spread over seeds does.
+    """
+    by_seed = 100 * rows.groupby("seed")[metric.column].mean()
+    squares = (100 * rows[f"{metric.column}_se"]) ** 2
+    of_images = np.sqrt(squares.groupby(rows["seed"]).sum()) / rows.groupby("seed").size()
+    of_seeds = by_seed.std() / np.sqrt(len(by_seed)) if len(by_seed) > 1 else 0.0
+    return float(np.hypot(of_images.mean(), of_seeds))
 
 
 def _spread(tasks: int, seeds: int) -> str:
@@ -227,79 +308,20 @@ def _spread(tasks: int, seeds: int) -> str:
 
 def _legend(lines: list[list[str]]) -> str:
     """Return what the marks that the cells bear mean."""
-    text = "Bold: best method."
-    if any("infeasible" in cell or " of " in cell for line in lines for cell in line):
-        text += (
-            " Infeasible: no coefficient keeps the control accuracy on validation data;"
+    cells = [cell for line in lines for cell in line[1:]]
+    meanings = []
+    if any("**" in cell or "textbf" in cell for cell in cells):
+        meanings.append("Bold: best method.")
+    if any("≈" in cell for cell in cells):
+        meanings.append(
+            "≈: within noise of the best (nearer than twice the standard error of the difference,"
+            " from the number of test images and the spread over seeds)."
+        )
+    if any("infeasible" in cell or " of " in cell for cell in cells):
+        meanings.append(
+            "Infeasible: no coefficient keeps the control accuracy on validation data;"
             " (k of n): mean over the k edits of n for which one does."
         )
-    if any(IMPORTED in cell for line in lines for cell in line):
-        text += f" {IMPORTED} with fine-tuned models that were imported, not trained here."
-    return text
-
-
-def _markdown(sheets: list[_Sheet]) -> str:
-    parts = []
-    for number, sheet in enumerate(sheets):
-        title, (corner, *heads) = sheet.title, sheet.table[0]
-        if len(set(sheet.models)) == 1:
-            title += f" ({sheet.models[0]})"
-        else:
-            heads = [f"{model}: {head}" for model, head in zip(sheet.models, heads, strict=True)]
-        lines = [[corner, *heads], *sheet.table[1:]]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        padded = [
-            [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines
-        ]
-        padded.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
-        parts += [f"{'###' if number else '##'} {title}", sheet.caption]
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in padded))
-    return "\n\n".join(filter(None, parts)) + "\n"
-
-
-_TEX = str.maketrans({
-    "%": r"\%",
-    "_": r"\_",
-    "&": r"\&",
-    "#": r"\#",
-    "±": r"$\pm$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "α": r"$\alpha$",
-    "–": "--",
-    IMPORTED: r"$\ddagger$",
-    "†": r"$\dagger$",
-})
-
-
-def _latex(name: str, sheets: list[_Sheet]) -> str:
-    parts = ["% Needs \\usepackage{booktabs}."]
-    for number, sheet in enumerate(sheets):
-        models = list(dict.fromkeys(sheet.models))
-        width = len(sheet.models) // len(models)
-        spans = [(2 + i * width, 1 + (i + 1) * width) for i in range(len(models))]
-        over = ["", *(rf"\multicolumn{{{width}}}{{c}}{{{model}}}" for model in models)]
-        lines = [
-            " & ".join(cell.translate(_TEX) for cell in line) + r" \\"
-            for line in (over, *sheet.table)
-        ]
-        caption = f"{sheet.title}. {sheet.caption}".strip().translate(_TEX)
-        parts.append(
-            "\n".join([
-                r"\begin{table}[t]",
-                r"\centering",
-                rf"\caption{{{caption}}}",
-                rf"\label{{tab:{name}{f':{number}' if number else ''}}}",
-                rf"\begin{{tabular}}{{l{'r' * len(sheet.models)}}}",
-                r"\toprule",
-                lines[0],
-                " ".join(rf"\cmidrule(lr){{{first}-{last}}}" for first, last in spans),
-                lines[1],
-                r"\midrule",
-                *lines[2:],
-                r"\bottomrule",
-                r"\end{tabular}",
-                r"\end{table}",
-            ])
-        )
-    return "\n\n".join(parts) + "\n"
+    if any(IMPORTED in cell for cell in cells):
+        meanings.append(f"{IMPORTED} with fine-tuned models that were imported, not trained here.")
+    return " ".join(meanings)

@@ -1,7 +1,8 @@
 """The papers' tables as data: accuracies of edits joined into one tidy observation per row.
 
 Everything comes from the CSV files of measured accuracies and selected coefficients; no model is
-known here. The joins are strict: a number is found exactly once or the table is not made.
+known here. The joins are strict: a number is found exactly once or the table is not made. Every
+accuracy `x` has its binomial standard error beside it as `x_se`.
 `rendering` lays these tables out for reading.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import partial
 
+import numpy as np
 import pandas as pd
 
 # The methods in the order and wording of the papers; a mode not listed here shows its own name.
@@ -22,6 +24,41 @@ MODES = {
 SPLITS = ("validation", "test")
 
 
+def standard_error(accuracy: pd.Series, total: pd.Series) -> pd.Series:
+    """Return the binomial standard error √(p (1 − p) / n) of accuracies.
+
+    It is what drawing another test set of the same size would change, not what another fine-tuning
+    seed would.
+
+    Args:
+        accuracy: p, as fractions.
+        total: n, the number of examples each was measured on.
+
+    Returns:
+        The standard errors, as fractions.
+    """
+    return np.sqrt(accuracy * (1 - accuracy) / total)
+
+
+def with_normalized(table: pd.DataFrame, own: pd.Series, own_se: pd.Series) -> pd.DataFrame:
+    """Add accuracy ÷ single-task accuracy and its standard error by error propagation.
+
+    Both accuracies count as independent. They come from the same images, so the error is an upper
+    bound wherever the two models tend to be right on the same ones.
+
+    Args:
+        table: Rows with `accuracy` and `accuracy_se`.
+        own: The single-task accuracy of each row's task and mode.
+        own_se: Its standard error.
+
+    Returns:
+        The table with `normalized_accuracy` and `normalized_accuracy_se`.
+    """
+    ratio = table["accuracy"] / own
+    error = np.hypot(table["accuracy_se"], ratio * own_se) / own
+    return table.assign(normalized_accuracy=ratio, normalized_accuracy_se=error)
+
+
 def single_task(accuracies: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
     """Tabulate each task's own model, and the pre-trained one, on that task.
 
@@ -30,7 +67,8 @@ def single_task(accuracies: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
         tasks: Task names in the order wanted.
 
     Returns:
-        Columns model, seed, mode, task, split, accuracy (fraction). Mode `pretrained` is α = 0.
+        Columns model, seed, mode, task, split, accuracy (fraction) and its standard error
+        accuracy_se. Mode `pretrained` is α = 0.
 
     Raises:
         ValueError: If a model, seed, mode, task and split has no accuracy or several.
@@ -40,7 +78,7 @@ def single_task(accuracies: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
     def at(alpha: float, modes: Sequence[str]) -> pd.DataFrame:
         grid = _grid(model=models, seed=seeds, mode=modes, task=tasks, split=SPLITS)
         wanted = grid.assign(edit="single-" + grid["task"], dataset=grid["task"], alpha=alpha)
-        return grid.assign(accuracy=_accuracy(wanted, accuracies))
+        return _with_accuracy(grid, "accuracy", wanted, accuracies)
 
     # Every mode starts from the same pre-trained model, so its accuracy is taken from one of them.
     pretrained = at(0.0, modes[:1]).assign(mode="pretrained")
@@ -60,7 +98,8 @@ def task_addition(
 
     Returns:
         Columns model, seed, mode, task, alpha, accuracy (fraction, test split) and
-        normalized_accuracy (accuracy ÷ single-task test accuracy of the same mode).
+        normalized_accuracy (accuracy ÷ single-task test accuracy of the same mode), each followed
+        by its standard error (`_se`).
 
     Raises:
         ValueError: If a selection, test accuracy or single-task accuracy is missing or repeated.
@@ -69,10 +108,10 @@ def task_addition(
     table = _grid(model=models, seed=seeds, mode=modes, task=tasks).assign(
         edit="addition", split="test"
     )
-    table["alpha"] = _look_up(table, selections, ["model", "seed", "mode", "edit"], "alpha")
-    table["accuracy"] = _accuracy(table.assign(dataset=table["task"]), tests)
-    own = _look_up(table, singles, ["model", "seed", "mode", "task", "split"], "accuracy")
-    table["normalized_accuracy"] = table["accuracy"] / own
+    table["alpha"] = look_up(table, selections, ["model", "seed", "mode", "edit"], "alpha")
+    table = _with_accuracy(table, "accuracy", table.assign(dataset=table["task"]), tests)
+    found = partial(look_up, table, singles, ["model", "seed", "mode", "task", "split"])
+    table = with_normalized(table, found("accuracy"), found("accuracy_se"))
     return table.drop(columns=["edit", "split"])
 
 
@@ -89,8 +128,9 @@ def task_negation(
 
     Returns:
         Columns model, seed, mode, task, alpha, target_accuracy, control_accuracy,
-        pretrained_target_accuracy, pretrained_control_accuracy (fractions, test split), feasible.
-        Where no α is feasible, alpha and the accuracies of the edited model are missing.
+        pretrained_target_accuracy, pretrained_control_accuracy (fractions, test split; each
+        followed by its standard error, `_se`), feasible. Where no α is feasible, alpha and the
+        accuracies of the edited model are missing.
 
     Raises:
         ValueError: If a selection or test accuracy is missing or repeated.
@@ -98,16 +138,17 @@ def task_negation(
     models, seeds, modes = axes(tests, selections)
     table = _grid(model=models, seed=seeds, mode=modes, task=tasks)
     wanted = table.assign(edit="negation-" + table["task"], split="test")
-    found = partial(_look_up, wanted, selections, ["model", "seed", "mode", "edit"])
+    found = partial(look_up, wanted, selections, ["model", "seed", "mode", "edit"])
     wanted["alpha"] = table["alpha"] = found("alpha")
     target, bystander = wanted.assign(dataset=wanted["task"]), wanted.assign(dataset=control)
-    return table.assign(
-        target_accuracy=_accuracy(target, tests),
-        control_accuracy=_accuracy(bystander, tests),
-        pretrained_target_accuracy=_accuracy(target.assign(alpha=0.0), tests),
-        pretrained_control_accuracy=_accuracy(bystander.assign(alpha=0.0), tests),
-        feasible=found("feasible"),
-    )
+    for name, rows in (
+        ("target_accuracy", target),
+        ("control_accuracy", bystander),
+        ("pretrained_target_accuracy", target.assign(alpha=0.0)),
+        ("pretrained_control_accuracy", bystander.assign(alpha=0.0)),
+    ):
+        table = _with_accuracy(table, name, rows, tests)
+    return table.assign(feasible=found("feasible"))
 
 
 def with_imported(table: pd.DataFrame, imported: Iterable[Sequence[str]]) -> pd.DataFrame:
@@ -143,16 +184,20 @@ def _grid(**levels: Sequence) -> pd.DataFrame:
     return pd.MultiIndex.from_product(levels.values(), names=list(levels)).to_frame(index=False)
 
 
-def _accuracy(wanted: pd.DataFrame, measured: pd.DataFrame) -> pd.Series:
-    """Return the accuracy of each wanted row; missing where α is, which needs no measurement."""
+def _with_accuracy(
+    table: pd.DataFrame, name: str, wanted: pd.DataFrame, measured: pd.DataFrame
+) -> pd.DataFrame:
+    """Add the accuracy of each wanted row and its error; missing where α is, as there is none."""
     keys = ["model", "seed", "mode", "edit", "dataset", "split", "alpha"]
     # α has been through text and arithmetic: 0.15 and 0.15000000000000002 are one coefficient.
     wanted = wanted.dropna(subset="alpha").astype({"alpha": float}).round({"alpha": 9})
     measured = measured.astype({"alpha": float}).round({"alpha": 9})
-    return _look_up(wanted, measured.dropna(subset="accuracy"), keys, "accuracy")
+    found = partial(look_up, wanted, measured.dropna(subset="accuracy"), keys)
+    accuracy = found("accuracy")
+    return table.assign(**{name: accuracy, f"{name}_se": standard_error(accuracy, found("total"))})
 
 
-def _look_up(wanted: pd.DataFrame, rows: pd.DataFrame, keys: list[str], value: str) -> pd.Series:
+def look_up(wanted: pd.DataFrame, rows: pd.DataFrame, keys: list[str], value: str) -> pd.Series:
     """Return `value` of the one row that agrees with each wanted row in `keys`.
 
     Raises:

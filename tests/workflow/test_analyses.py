@@ -1,0 +1,120 @@
+"""The analyses on a finished project: what they run, and what comes out."""
+
+import pandas as pd
+import pytest
+from projects import TASKS
+
+MODES = ["nonlinear", "posthoc", "linear"]
+GRID = [0.5, 1.0]
+ANALYSES = {
+    "linear_regime": {},
+    "disentanglement": {
+        "pairs": [TASKS], "grid": [0.0, 1.0], "diagonal": [0.0, 1.0], "images": 20
+    },
+    "initialization": {
+        "tasks": TASKS, "steps": [0], "modes": ["nonlinear"], "negation": True,
+        "diagonal": [0.0, 1.0], "images": 20,
+    },
+    "kernel": {"pairs": [TASKS], "samples": 4, "share": 0.9, "memory_mb": 200},
+    "costs": {},
+}  # fmt: skip
+SUMS = {
+    "merging": {"coefficients": GRID, "methods": {"ties": {"keep": 0.2}, "iso_c": {}}},
+    "subsets": {"coefficients": GRID, "samples": 1, "sweeps": 2},
+    "negation_baselines": {"coefficients": GRID},
+    "ablations": {
+        "tasks": TASKS, "learning_rates": [1.0e-4], "snapshots": [2], "reseed": 1000,
+        "coefficients": GRID,
+    },
+}  # fmt: skip
+STARTS = ["step-0", "pretrained"]
+TABLES = ["costs", "disentanglement", "initialization", "initialization_disentanglement",
+          "kernel", "linear_regime", *SUMS]  # fmt: skip
+FIGURES = ["costs", "disentanglement_diagonals", "disentanglement_planes", "emergence",
+           "initialization", "kernel", "linear_regime", "merging_methods", "pairs", "subsets",
+           "negation_baselines", "ablations"]  # fmt: skip
+JOBS = [
+    *(f"table {table}" for table in TABLES),
+    *(f"figure {figure}" for figure in FIGURES),
+    *(f"disentanglement errors of tiny, {mode}, seed 0" for mode in MODES),
+    "network at linearized weights, tiny, seed 0",
+    "costs of the modes of tiny, seed 0",
+    "tiny after 0 steps of pre-training",
+    *(f"heads from scratch for tiny, {start}" for start in STARTS),
+    *(f"tangent kernels of tiny, {start}" for start in STARTS),
+    *(
+        f"task vectors of tiny from {start}, {mode}, seed 0"
+        for start in STARTS
+        for mode in ("nonlinear", "linear")
+    ),
+    *(f"edits of tiny from {start}, {mode}, seed 0" for start in STARTS for mode in MODES),
+    *(f"variants of fine-tuning tiny on {task}, seed 0" for task in TASKS),
+    *(f"merged models, {mode}, seed 0" for mode in MODES),
+    "sums over subsets, nonlinear, seed 0",
+    *(f"sums over all subsets, {mode}, seed 0" for mode in ("posthoc", "linear")),
+    "baselines of negation, seed 0",
+    "ablations of addition, seed 0",
+]
+
+
+@pytest.fixture(scope="module")
+def analysed(finished_project, tmp_path_factory):
+    """Return a finished project with analyses configured, and the jobs planned for them."""
+    project = finished_project.copy_to(tmp_path_factory.mktemp("analyses") / "project")
+    project.configure(lambda config: config.update(analyses=ANALYSES, **SUMS))
+    planned = project.planned("all")
+    done = project.run("--cores", "2", "all")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return project, planned
+
+
+def table(analysed, name):
+    return pd.read_csv(analysed[0].result(f"tables/{name}.csv"))
+
+
+def test_analyses_are_made_from_what_is_there(analysed):
+    project, planned = analysed
+    assert planned == sorted(JOBS)
+    assert project.planned("all") == []
+
+
+def test_every_mode_and_start_is_in_the_tables(analysed):
+    tables = {name: table(analysed, name) for name in TABLES}
+    for name in ("costs", "disentanglement", "initialization"):
+        assert set(tables[name]["mode"]) == set(MODES)
+    for name in ("initialization", "initialization_disentanglement", "kernel"):
+        assert set(tables[name]["start"]) == set(STARTS)
+    assert set(tables["linear_regime"]["fine_tuning"]) == {"nonlinear", "linear"}
+    # At α1 = α2 = 0 every mode is the pre-trained network.
+    origin = tables["disentanglement"].query("alpha_first == 0 and alpha_second == 0")
+    assert (origin.error == 0).all()
+    assert (tables["costs"].training_seconds > 0).all()
+
+
+def test_moving_one_vector_alone_is_no_error_on_its_own_task(analysed):
+    errors = table(analysed, "disentanglement")
+    single = errors.query("distance == 'prediction' and alpha_first == 1 and alpha_second == 0")
+    assert (single.error_first == 0).all()
+
+
+@pytest.mark.parametrize("mode", ["posthoc", "linear"])
+def test_sums_by_a_pass_and_from_stored_features_agree(analysed, mode):
+    merged, every = table(analysed, "merging"), table(analysed, "subsets")
+    merged = merged[(merged["mode"] == mode) & (merged["method"] == "addition")]
+    every = every[(every["mode"] == mode) & (every["size"] == len(TASKS))]
+    assert list(merged["alpha"].unique()) == list(every["alpha"].unique())
+    by_pass, stored = (of.set_index("task")["accuracy"] for of in (merged, every))
+    # One of the 40 images may lie on a border between classes.
+    assert (by_pass - stored).abs().max() <= 1 / 40 + 1e-9
+
+
+def test_a_changed_image_count_reruns_no_training(analysed, tmp_path):
+    project = analysed[0].copy_to(tmp_path / "project")
+    project.configure(lambda config: config["analyses"]["disentanglement"].update(images=10))
+    planned = project.planned("all")
+    assert set(planned) == {
+        *(f"disentanglement errors of tiny, {mode}, seed 0" for mode in MODES),
+        "table disentanglement",
+        "figure disentanglement_diagonals",
+        "figure disentanglement_planes",
+    }

@@ -1,0 +1,331 @@
+"""Tables of merging and of the other analyses of sums of task vectors: strict joins, no torch.
+
+Each function takes measured rows (`curves.CURVE_COLUMNS`) and what `tables.single_task` returns,
+and gives one tidy observation per row; the layouts say how `rendering` shows them.
+"""
+
+from __future__ import annotations
+
+from math import comb
+from typing import Literal
+
+import pandas as pd
+
+from task_arithmetic.rendering import Layout, Metric, render_cells, render_grid
+from task_arithmetic.tables import axes, look_up, standard_error, with_normalized
+
+# Method: heading, and the paper that it is from.
+METHODS = {
+    "addition": ("Sum", "Ilharco et al. 2023, arXiv 2212.04089"),
+    "averaging": ("Mean (α = 1/T)", "Wortsman et al. 2022, arXiv 2203.05482"),
+    "ties": ("TIES", "Yadav et al. 2023, arXiv 2306.01708"),
+    "dare": ("DARE", "Yu et al. 2024, arXiv 2311.03099"),
+    "breadcrumbs": ("Breadcrumbs", "Davari & Belilovsky 2024, arXiv 2312.06795"),
+    "consensus": ("Consensus", "Wang et al. 2024, arXiv 2405.07813"),
+    "tsv": ("TSV-Merge", "Gargiulo et al. 2025, arXiv 2412.00081"),
+    "iso_c": ("Iso-C", "Marczak et al. 2025, arXiv 2502.04959"),
+    "lines": ("LiNeS", "Wang et al. 2025, arXiv 2410.17146"),
+    "per_task": ("Sum, one α per task", "extends Ilharco et al. 2023, arXiv 2212.04089"),
+    "ensemble": ("Ensemble of T models", "Ilharco et al. 2023, arXiv 2212.04089"),
+}
+
+ACCURACIES = ["accuracy", "accuracy_se", "normalized_accuracy", "normalized_accuracy_se"]
+
+_NORMALIZED = Metric("normalized_accuracy", "Normalized (↑)", "max")
+_ABSOLUTE = Metric("accuracy", "Absolute (↑)", "max")
+_ALPHA = Metric("alpha", "α", percent=False, absent="–")
+
+BASELINES = {
+    "pretrained": "Pre-trained",
+    "finetuned": "Fine-tuned",
+    "ascent": "Gradient ascent",
+    "scaled_ascent": "Gradient ascent, α chosen",
+    "random": "Random vector",
+    "negated": "Negated task vector",
+}
+
+LAYOUTS = {
+    "merging": Layout(
+        "Merging methods",
+        "Test accuracy (%) of one model merged from all task vectors, mean over tasks, absolute and"
+        " relative to the single-task models of the same mode; α is chosen on validation images."
+        " The ensemble is no single model and costs T times as much",
+        (_ABSOLUTE, _NORMALIZED, _ALPHA),
+        (),
+    ),
+    "negation_baselines": Layout(
+        "Baselines of negation",
+        "Test accuracy (%) on the target task, to be lowered, and on the control, to be kept, mean"
+        " over target tasks (layout of Ilharco et al. 2023, table 1); α is chosen on validation"
+        " images, gradient ascent and the fine-tuned model are as trained where none is named",
+        (
+            Metric("target_accuracy", "Target (↓)"),
+            Metric("control_accuracy", "Control"),
+            Metric("alpha", "α", percent=False, absent="–"),
+        ),
+        (),
+    ),
+    "ablations": Layout(
+        "Ablations of addition",
+        "Sum of the task vectors of other fine-tunings: test accuracy (%) of the run's own"
+        " single-task models and of the sum, absolute and relative to the ordinary single-task"
+        " models; cosine of the run's vectors with the reference's vector of the same task and of"
+        " other tasks. The reference of steps-n (the vector after n steps) is the finished"
+        " reseeded run; that of all others is the ordinary run, which is the first line",
+        (
+            Metric("single_accuracy", "Single (↑)", "max"),
+            _ABSOLUTE,
+            _NORMALIZED,
+            _ALPHA,
+            Metric("cosine", "cos same", percent=False),
+            Metric("other_cosine", "cos other", percent=False),
+        ),
+        (),
+    ),
+}
+
+
+def merging(tests: pd.DataFrame, singles: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate merged models, each at its selected α.
+
+    Args:
+        tests: Test rows of every method; the edit is the method's name, and α is missing where a
+            method has none.
+        singles: What `tables.single_task` returns.
+
+    Returns:
+        Columns model, seed, mode, method, source (the paper), task, alpha, accuracy and
+        normalized_accuracy, each of the two followed by its standard error (`_se`).
+    """
+    rows = tests.rename(columns={"edit": "method", "dataset": "task"})
+    rows["source"] = rows["method"].map({name: source for name, (_, source) in METHODS.items()})
+    keys = ["model", "seed", "mode", "method", "source", "task"]
+    return with_accuracies(rows, singles)[[*keys, "alpha", *ACCURACIES]]
+
+
+def subsets(tests: pd.DataFrame, singles: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate the sums over subsets of task vectors, each at its own selected α.
+
+    Args:
+        tests: Test rows; the edit is the subset's tasks joined by `+`.
+        singles: What `tables.single_task` returns.
+
+    Returns:
+        Columns model, seed, mode, size, subset, alpha, task, member (whether the task's vector is
+        in the sum), accuracy and normalized_accuracy, each with its standard error.
+    """
+    rows = tests.rename(columns={"edit": "subset", "dataset": "task"})
+    members = rows["subset"].str.split("+", regex=False)
+    rows["size"] = members.str.len()
+    rows["member"] = [task in names for task, names in zip(rows["task"], members, strict=True)]
+    keys = ["model", "seed", "mode", "size", "subset", "alpha", "task", "member"]
+    return with_accuracies(rows, singles)[[*keys, *ACCURACIES]]
+
+
+def similarity(rows: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate cosines between task vectors.
+
+    Args:
+        rows: Rows of every `similarity` step: model, seed, mode, layer, first, second, cosine.
+
+    Returns:
+        The same, each pair of different tasks once.
+    """
+    return rows[rows["first"] < rows["second"]].reset_index(drop=True)
+
+
+def negation_baselines(tests: pd.DataFrame, negations: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate what negation is compared with, beside the negated non-linear task vectors.
+
+    Args:
+        tests: Test rows of the edits `METHOD-TASK` on the target and on one more dataset, the
+            control. An edit without rows had no feasible α.
+        negations: What `tables.task_negation` returns.
+
+    Returns:
+        Columns model, seed, mode, method, task, alpha, target_accuracy and control_accuracy, each
+        followed by its standard error. Values are missing where no α is feasible.
+    """
+    negated = negations[negations["mode"] == "nonlinear"]
+    keys, measures = ["model", "seed", "mode", "task"], ["target_accuracy", "control_accuracy"]
+    measures = [column + end for column in measures for end in ("", "_se")]
+    before = negated[keys + [f"pretrained_{name}" for name in measures]]
+    before = before.rename(columns=lambda name: name.removeprefix("pretrained_"))
+    parts = [before.assign(method="pretrained"), negated.assign(method="negated")]
+
+    named = tests["edit"].str.split("-", n=1)
+    rows = tests.assign(method=named.str[0], task=named.str[1])
+    rows["accuracy_se"] = standard_error(rows["accuracy"], rows["total"])
+    on_target = rows["task"] == rows["dataset"]
+    index = [*keys, "method"]
+    both = {
+        f"{name}_accuracy{end}": part.set_index(index)[f"accuracy{end}"]
+        for name, part in (("target", rows[on_target]), ("control", rows[~on_target]))
+        for end in ("", "_se")
+    }
+    measured = pd.DataFrame(both | {"alpha": rows[on_target].set_index(index)["alpha"]})
+    for method in ("finetuned", "ascent", "scaled_ascent", "random"):
+        wanted = pd.MultiIndex.from_frame(negated[keys].assign(method=method))
+        parts.append(measured.reindex(wanted).reset_index())
+    table = pd.concat(parts, ignore_index=True)
+    # As trained: there was no α to choose.
+    table.loc[table["method"].isin(["finetuned", "ascent"]), "alpha"] = float("nan")
+    return table[["model", "seed", "mode", "method", "task", "alpha", *measures]]
+
+
+def ablations(rows: pd.DataFrame, singles: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate the runs of the ablations.
+
+    Args:
+        rows: Rows of every `ablations` step.
+        singles: What `tables.single_task` returns.
+
+    Returns:
+        Columns model, seed, mode, run, task, alpha, accuracy, normalized_accuracy (by the ordinary
+        single-task model) and single_accuracy (of the run's own single-task model), each followed
+        by its standard error, cosine and other_cosine.
+    """
+    rows = with_accuracies(rows, singles)
+    rows["single_accuracy_se"] = standard_error(rows["single_accuracy"], rows["total"])
+    keys = ["model", "seed", "mode", "run", "task", "alpha"]
+    ends = ["single_accuracy", "single_accuracy_se", "cosine", "other_cosine"]
+    return rows[[*keys, *ACCURACIES, *ends]]
+
+
+def subset_means(table: pd.DataFrame) -> pd.DataFrame:
+    """Average normalized accuracy over tasks, one row per subset.
+
+    Args:
+        table: What `subsets` returns.
+
+    Returns:
+        Columns model, seed, mode, size, subset, all (mean over all tasks; missing where the subset
+        was not measured on all of them) and own (mean over the subset's tasks).
+    """
+    keys = ["model", "seed", "mode", "size", "subset"]
+    values = table.groupby(keys, sort=False)["normalized_accuracy"]
+    everywhere = values.mean().where(values.size() == table["task"].nunique())
+    own = table[table["member"]].groupby(keys, sort=False)["normalized_accuracy"].mean()
+    return pd.DataFrame({"all": everywhere, "own": own}).reset_index()
+
+
+def half_width(values: pd.Series, population: int) -> float:
+    """Return the half-width of the 95 % interval of the mean over a sample of subsets.
+
+    Args:
+        values: One value per sampled subset.
+        population: How many subsets there are.
+
+    Returns:
+        1.96·s/√n·√(1 − n/N), by normal approximation with the finite population's correction: 0
+        if all subsets were measured, and missing for a single one of several.
+    """
+    if len(values) >= population:
+        return 0.0
+    return 1.96 * values.std() / len(values) ** 0.5 * (1 - len(values) / population) ** 0.5
+
+
+def render(name: str, table: pd.DataFrame, format: Literal["markdown", "latex"]) -> str:
+    """Lay out a table of this module.
+
+    Args:
+        name: A function of this module that makes tables.
+        table: What it returns.
+        format: The markup language.
+
+    Returns:
+        The text of the file.
+    """
+    if name == "subsets":
+        return _render_subsets(table, format)
+    if name == "similarity":
+        return _render_similarity(table, format)
+    if name == "ablations":
+        lines = {"run": {run: run for run in table["run"].unique()}}
+    elif name == "negation_baselines":
+        lines = {"method": BASELINES}
+    else:
+        present = set(table["method"])
+        lines = {"method": {key: head for key, (head, _) in METHODS.items() if key in present}}
+    return render_grid(name, LAYOUTS[name], table, lines, format)
+
+
+def _render_subsets(table: pd.DataFrame, format: Literal["markdown", "latex"]) -> str:
+    means, tasks = subset_means(table), table["task"].nunique()
+    models, seeds, modes = axes(means)
+    cells = {}
+    for (model, mode), part in means.groupby(["model", "mode"]):
+        for column, heading in (("all", "All tasks"), ("own", "Own tasks")):
+            of_size = part.dropna(subset=column).groupby("size")[column]
+            cells[model, mode, heading] = {
+                size: _interval(values, comb(tasks, size) * len(seeds)) for size, values in of_size
+            }
+    ordered = [
+        (model, mode, heading)
+        for model in models
+        for mode in modes
+        for heading in ("All tasks", "Own tasks")
+        if (model, mode, heading) in cells
+    ]
+    frame = pd.DataFrame(cells, index=range(1, tasks + 1)).fillna("–")[ordered]
+    frame.index.name = "tasks"
+    return render_cells(
+        "subsets",
+        "Sums over subsets",
+        "Normalized test accuracy (%) of one model edited with the sum over a subset of the task"
+        " vectors: mean over subsets of each size, of the mean over all tasks and over the"
+        " subset's own. ±: half-width of the 95 % interval where subsets are a sample of their"
+        " size; no ± where all are measured (or one alone).",
+        frame,
+        format,
+    )
+
+
+def _render_similarity(table: pd.DataFrame, format: Literal["markdown", "latex"]) -> str:
+    models, _, modes = axes(table)
+    sizes = table.assign(cosine=table["cosine"].abs()).groupby(["model", "mode", "layer"])["cosine"]
+    of = {"Mean": sizes.mean(), "Greatest": sizes.max()}
+    cells = {
+        (model, mode, heading): values[model, mode].map("{:.3f}".format)
+        for model in models
+        for mode in modes
+        for heading, values in of.items()
+        if (model, mode) in values.index.droplevel("layer")
+    }
+    frame = pd.DataFrame(cells).reindex(table["layer"].unique()).fillna("–")
+    frame.index.name = "layer"
+    return render_cells(
+        "similarity",
+        "Cosine similarity of task vectors",
+        "Size |cos(τ_s, τ_t)| of the cosine between the task vectors of two tasks, mean and"
+        " greatest over pairs (and seeds). Post-hoc linearization moves along the non-linear"
+        " vectors.",
+        frame,
+        format,
+    )
+
+
+def _interval(values: pd.Series, population: int) -> str:
+    width = half_width(values, population)
+    return f"{100 * values.mean():.1f}" + (f" ± {100 * width:.1f}" if width > 0 else "")
+
+
+def with_accuracies(rows: pd.DataFrame, singles: pd.DataFrame) -> pd.DataFrame:
+    """Add standard errors, and accuracies normalized by those of the single-task models.
+
+    Args:
+        rows: Test rows with model, seed, mode, task, accuracy and total.
+        singles: What `tables.single_task` returns.
+
+    Returns:
+        The rows in their order, with the columns `ACCURACIES`.
+
+    Raises:
+        ValueError: If a single-task accuracy is missing or there twice.
+    """
+    own = singles[singles["split"] == "test"]
+    keys = ["model", "seed", "mode", "task"]
+    rows = rows.reset_index(drop=True)
+    rows["accuracy_se"] = standard_error(rows["accuracy"], rows["total"])
+    reference = [look_up(rows, own, keys, name) for name in ("accuracy", "accuracy_se")]
+    return with_normalized(rows, *reference)
