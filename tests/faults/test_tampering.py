@@ -231,3 +231,13 @@ def test_the_command_tells_all_and_its_exit_code_says_whether_all_is_ok(here: Pr
     report = json.loads(done.stdout)
     assert (done.returncode, report["ok"], report["summary"]["modified"]) == (1, False, 1)
     assert TABLE in report["targets"]
+
+
+def test_what_was_never_asked_for_is_not_missing(project):
+    for path in project.result("tables").glob("similarity.*"):
+        path.unlink()
+    done = project.run("audit", "--quiet", command="task-arithmetic")
+    assert done.returncode == 0, done.stdout
+    named = project.run("audit", "--quiet", project.result("tables"), command="task-arithmetic")
+    assert named.returncode == 1
+    assert "similarity.csv  missing" in named.stdout

@@ -110,7 +110,7 @@ def targets_in(paths: Iterable[Path], plan: Plan) -> list[str]:
     """Return what to audit: files as they are, and all artifacts in folders.
 
     Args:
-        paths: Files and folders; none for all tables.
+        paths: Files and folders.
         plan: What the workflow would make now.
 
     Returns:
@@ -133,7 +133,7 @@ def targets_in(paths: Iterable[Path], plan: Plan) -> list[str]:
         if not planned | recorded:
             raise PipelineError(f"{path}: expected artifacts in this folder, found none")
         targets += sorted(planned | recorded)
-    return targets or plan.tables
+    return targets
 
 
 def summarize(nodes: Mapping[str, Node]) -> dict[str, int]:

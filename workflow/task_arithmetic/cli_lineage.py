@@ -29,7 +29,7 @@ def _parse_row(text: str) -> dict[str, str]:
 def audit(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(help="Results, or folders of them; all tables by default."),
+        typer.Argument(help="Results, or folders of them; what all_tables makes by default."),
     ] = None,
     why: Annotated[bool, typer.Option(help="Explain every verdict with both values.")] = False,
     quiet: Annotated[bool, typer.Option(help="Print only files that are not ok.")] = False,
@@ -50,7 +50,8 @@ def audit(
     from task_arithmetic.plan import present_plan
 
     plan = present_plan(configfile)
-    targets = targets_in(paths or [], plan)
+    # Analyses and figures are made only if asked for, and audited only if named.
+    targets = targets_in(paths, plan) if paths else present_plan(configfile, "all_tables").tables
     nodes = audit_files(targets, plan)
     if as_json:
         typer.echo(json.dumps(audit_as_json(targets, nodes), indent=2, ensure_ascii=False))
