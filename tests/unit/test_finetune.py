@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
+from plain_training import train_plainly
 
 from task_arithmetic.artifacts import PipelineError
 from task_arithmetic.finetune import FinetuneSettings, batches, finetune, scheduled_rate
@@ -37,12 +36,8 @@ def run(problem, settings, path, fingerprint="x"):
 
 def reference(problem, settings):
     """Return what a plain AdamW loop over the same batches ends with."""
-    encoder, head, images, labels = problem
-    tower = copy.deepcopy(encoder.tower)
+    tower = copy.deepcopy(problem[0].tower)
     theta0 = copy.deepcopy(tower)
-    optimizer = torch.optim.AdamW(
-        tower.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
 
     def output(x):
         if settings.mode == "nonlinear":
@@ -54,18 +49,7 @@ def reference(problem, settings):
         )
         return f0 + jvp
 
-    for batch in batches(len(labels), 0, settings.steps, settings):
-        for group in optimizer.param_groups:
-            group["lr"] = scheduled_rate(batch.step, settings.steps, settings)
-        features = output(encoder.preprocess(images[batch.indices]))
-        logits = F.normalize(features, dim=-1) @ head.T
-        loss = F.cross_entropy(
-            logits, labels[batch.indices], label_smoothing=settings.label_smoothing
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(tower.parameters(), settings.clip_norm)
-        optimizer.step()
+    train_plainly(tower, output, problem, settings)
     return dict(tower.named_parameters())
 
 

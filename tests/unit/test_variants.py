@@ -5,12 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from plain_training import train_plainly
 from test_finetune import SETTINGS
-from torch import nn
-from torch.nn import functional as F
 
 from task_arithmetic.artifacts import PipelineError
-from task_arithmetic.finetune import batches, scheduled_rate
 from task_arithmetic.variants import (
     Variant,
     load_variant,
@@ -27,23 +25,9 @@ def train(problem, path, variant, settings=SETTINGS):
 
 def plain_loop(problem, settings, steps, sign):
     """Return θ − θ0 after the first steps of a plain AdamW loop on `sign` times the loss."""
-    encoder, head, images, labels = problem
+    encoder = problem[0]
     tower = copy.deepcopy(encoder.tower)
-    optimizer = torch.optim.AdamW(
-        tower.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
-    for batch in batches(len(labels), 0, steps, settings):
-        for group in optimizer.param_groups:
-            group["lr"] = scheduled_rate(batch.step, settings.steps, settings)
-        features = tower(encoder.preprocess(images[batch.indices]))
-        logits = F.normalize(features, dim=-1) @ head.T
-        loss = F.cross_entropy(
-            logits, labels[batch.indices], label_smoothing=settings.label_smoothing
-        )
-        optimizer.zero_grad()
-        (sign * loss).backward()
-        nn.utils.clip_grad_norm_(tower.parameters(), settings.clip_norm)
-        optimizer.step()
+    train_plainly(tower, tower, problem, settings, steps, sign)
     return TaskVector.between(encoder.tower, tower)
 
 

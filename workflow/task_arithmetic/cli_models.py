@@ -18,7 +18,7 @@ from task_arithmetic.cli_options import (
     logger,
     one_file,
     read_head,
-    read_images,
+    read_training_images,
     settings_of,
     start,
 )
@@ -191,15 +191,7 @@ def _finetuned(
     fields = FinetuneSettings(**settings["hyperparameters"])
     base, task = load_encoder(encoder), settings["task"]
     weight, class_names = read_head(head, task)
-    split = read_images(
-        train,
-        base.preprocess,
-        threads,
-        memory_mb,
-        class_names,
-        augmentation=fields.augmentation,
-        seed=fields.seed,
-    )
+    split = read_training_images(train, base.preprocess, threads, memory_mb, class_names, fields)
     sources = [sha256(path) for path in (encoder, head, train)]
     return finetune(
         base,

@@ -142,6 +142,19 @@ def read_images(
     return split
 
 
+def read_training_images(
+    path: Path,
+    preprocess: Any,
+    threads: int,
+    memory_mb: float,
+    class_names: list[str],
+    protocol: Any,
+) -> Any:
+    """Return a training split, augmented as a fine-tuning protocol says."""
+    how = {"augmentation": protocol.augmentation, "seed": protocol.seed}
+    return read_images(path, preprocess, threads, memory_mb, class_names, **how)
+
+
 def read_sample(
     path: Path,
     preprocess: Any,

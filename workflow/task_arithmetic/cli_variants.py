@@ -17,7 +17,7 @@ from task_arithmetic.cli_options import (
     read_curves,
     read_examples,
     read_head,
-    read_images,
+    read_training_images,
     settings_of,
     start,
 )
@@ -56,14 +56,8 @@ def variants(
         protocol = FinetuneSettings(**settings["hyperparameters"])
         base, task = load_encoder(encoder), settings["task"]
         weight, class_names = read_head(head, task)
-        split = read_images(
-            train,
-            base.preprocess,
-            threads,
-            memory_mb,
-            class_names,
-            augmentation=protocol.augmentation,
-            seed=protocol.seed,
+        split = read_training_images(
+            train, base.preprocess, threads, memory_mb, class_names, protocol
         )
         fingerprint = digest([
             settings["hyperparameters"],
