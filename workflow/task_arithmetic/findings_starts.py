@@ -132,8 +132,17 @@ def emergence(table: pd.DataFrame, errors: pd.DataFrame, tasks: Sequence[str]) -
             by_alpha = measured.pivot_table(index="start", columns="alpha_first", values="error")
             for alpha, line in by_alpha.loc[starts].items():
                 row[2].plot(places, line, **look | {"alpha": 0.25 + 0.75 * alpha})
-                row[2].annotate(f"α = {alpha:g}", (len(starts) - 1, line.iloc[-1]),
-                                xytext=(4, 0), textcoords="offset points", va="center")  # fmt: skip
+                # At the left end: from random weights the lines lie apart.
+                row[2].annotate(
+                    f"α = {alpha:g}",
+                    (0, line.iloc[0]),
+                    xytext=(-6, 0),
+                    textcoords="offset points",
+                    ha="right",
+                    va="center",
+                    fontsize="small",
+                )
+            row[2].set_xlim(left=-0.9)
         for panel in row:
             steps = [start.removeprefix("step-").replace("pretrained", "all") for start in starts]
             panel.set_xticks(places, steps)
