@@ -104,11 +104,9 @@ def test_the_experiment_through_the_profile_gives_the_tables_of_a_local_run(
 ):
     project = new_project.copy_to(tmp_path / "project")
     finish(start(project, "all_tables"))
-    tables = sorted(path.name for path in finished_project.result("tables").glob("*.csv"))
-    assert len(tables) == 3
-    for name in tables:
-        found = project.result(f"tables/{name}").read_bytes()
-        assert found == finished_project.result(f"tables/{name}").read_bytes(), name
+    for name in ("single_task", "task_addition", "task_negation"):
+        found = project.result(f"tables/{name}.csv").read_bytes()
+        assert found == finished_project.result(f"tables/{name}.csv").read_bytes(), name
     # Trainings and network evaluations ask for a GPU, the making of data for none, and small steps
     # are no jobs of the cluster at all.
     rules = {job["Comment"].removeprefix("rule_").split("_wildcards")[0] for job in cluster.jobs()}
