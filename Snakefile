@@ -13,6 +13,7 @@ if "datasets" not in config:
 include: "workflow/rules/common.smk"
 include: "workflow/rules/common_merging.smk"
 include: "workflow/rules/common_analyses.smk"
+include: "workflow/rules/common_report.smk"
 
 
 pathvars:
@@ -32,6 +33,7 @@ include: "workflow/rules/figures.smk"
 include: "workflow/rules/merging.smk"
 include: "workflow/rules/analyses.smk"
 include: "workflow/rules/initialization.smk"
+include: "workflow/rules/report.smk"
 
 
 rule fetch:
@@ -64,6 +66,7 @@ rule all:
         rules.all_analyses.input,
         rules.all_figures.input,
         rules.summary.output,
+        get_pages(),
 
 
 onstart:

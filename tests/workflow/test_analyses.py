@@ -35,6 +35,9 @@ FIGURES = ["costs", "disentanglement_diagonals", "disentanglement_planes", "emer
            "negation_baselines", "ablations"]  # fmt: skip
 JOBS = [
     *(f"table {table}" for table in TABLES),
+    *(f"page of table {table}" for table in TABLES),
+    "page of the provenance",
+    "page of what was run",
     *(f"figure {figure}" for figure in FIGURES),
     *(f"disentanglement errors of tiny, {mode}, seed 0" for mode in MODES),
     "network at linearized weights, tiny, seed 0",

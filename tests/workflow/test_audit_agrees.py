@@ -72,7 +72,8 @@ def test_the_audit_calls_stale_what_snakemake_reruns(project, name):
     CHANGES[name](project)
     planned = set(project.planned("all"))
     done = project.run(
-        "audit", "--json", *(project.result(part) for part in ("tables", "figures", "summary")),
+        "audit", "--json",
+        *(project.result(part) for part in ("tables", "figures", "summary", "pages")),
         command="task-arithmetic",
     )  # fmt: skip
     report = json.loads(done.stdout)

@@ -1,5 +1,6 @@
 """A real run from data to tables: its numbers against models evaluated by hand, and its files."""
 
+import json
 import re
 
 import pandas as pd
@@ -117,13 +118,33 @@ def test_every_artifact_has_a_record_that_describes_it(finished_project):
         assert record["command"].startswith("task-arithmetic ")
 
 
-def test_the_report_holds_tables_and_figures_with_captions(finished_project, tmp_path):
+def test_the_report_tells_the_story_in_chapters_with_captions(finished_project, tmp_path):
     project = finished_project.copy_to(tmp_path / "project")
     done = project.run("--report", "report.html", "all")
     assert done.returncode == 0, done.stderr
     page = (project.root / "report.html").read_text()
-    for words in ("task addition", "addition_curves", "weight disentanglement", "{{ snakemake"):
-        assert (words in page) == (not words.startswith("{{")), words
+    categories = re.search(r"^\s*var categories = (\{.*?\});?$", page, re.MULTILINE)
+    assert sorted(json.loads(categories[1])) == [
+        "1 What was run", "2 Finding one: addition", "5 Negation", "6 Why it works", "8 Provenance"
+    ]  # fmt: skip
+    results = json.loads(re.search(r"^\s*var results = (\{.*?\});?$", page, re.MULTILINE)[1])
+    assert all(result["caption"] for result in results.values())
+    assert "weight disentanglement" in page
+    assert "{{ snakemake" not in page
+    shown = {(*result["labels"].values(), result["mime_type"]) for result in results.values()}
+    assert ("Addition of all tasks", "table", "text/html") in shown
+    assert ("Pictures of the datasets", "figure", "image/png") in shown
+
+
+def test_a_page_says_what_was_run_and_one_where_it_comes_from(finished_project):
+    run = finished_project.result("pages/run.html").read_text()
+    for words in ("digits", "finetuning.steps", "control_threshold"):
+        assert f"<td>{words}</td>" in run
+    provenance = finished_project.result("pages/provenance.html").read_text()
+    table = sha256(finished_project.result("tables/task_addition.csv"))
+    encoder = sha256(finished_project.root / "workflow/assets/tiny/encoder.safetensors")
+    for digest in (table, encoder):
+        assert digest[:12] in provenance
 
 
 def test_the_default_experiment_starts_few_processes_with_torch(new_project):

@@ -28,7 +28,21 @@ SIMILARITY = [
     "table similarity",
     "figure cosine_similarity",
 ]
-AGGREGATES = [*TANGENT_EDITS, *TABLES, *FIGURES, *SIMILARITY]
+# Pages that show what the papers' tables, the settings and the records say.
+PAGES = [
+    *(f"page of {table}" for table in TABLES if table.startswith("table")),
+    "page of what was run",
+    "page of the provenance",
+]
+PICTURES = "pictures of the datasets"
+AGGREGATES = [
+    *TANGENT_EDITS,
+    *TABLES,
+    *FIGURES,
+    *SIMILARITY,
+    *PAGES,
+    "page of table similarity",
+]
 TRAINED = ("nonlinear", "linear")
 
 
@@ -86,6 +100,7 @@ def test_a_new_task_runs_its_own_jobs_and_the_aggregates_only(project):
         *edits_of("colors"),
         *edit("addition"),
         *AGGREGATES,
+        PICTURES,
     ]
     assert project.planned("all") == sorted(expected)
 
@@ -142,9 +157,9 @@ def test_a_changed_selection_rule_reruns_no_network(project):
     assert not [job for job in planned if re.match("fine-tuning|tangent features|validation", job)]
 
 
-def test_reordered_tasks_rerun_tables_and_figures_only(project):
+def test_reordered_tasks_rerun_only_what_is_shown(project):
     project.configure(lambda config: config["tasks"].reverse())
-    assert project.planned("all") == sorted([*TABLES, *FIGURES])
+    assert project.planned("all") == sorted([*TABLES, *FIGURES, *PAGES, PICTURES])
 
 
 def test_a_second_seed_trains_again_and_reuses_the_pretrained_features(project):
@@ -166,6 +181,7 @@ def test_fewer_coefficients_rerun_curves_without_training(project):
         "selection",
         "test curve",
         "test curves",
+        "page",
         *FIGURES,
     }
     assert {job for job in planned if job in TABLES} == set(TABLES[1:])

@@ -39,12 +39,7 @@ rule linear_regime:
             task=TASKS,
         ),
     output:
-        csv=report(
-            "<results>/tables/linear_regime.csv",
-            caption="../report/finding.rst",
-            category="Why it works",
-            labels={"finding": "linear regime", "kind": "table"},
-        ),
+        csv="<results>/tables/linear_regime.csv",
     log:
         "<logs>/tables/linear_regime.log",
     localrule: True
@@ -154,12 +149,7 @@ rule collected_table:
     input:
         parts=get_collected_parts,
     output:
-        csv=report(
-            "<results>/tables/{collected}.csv",
-            caption="../report/finding.rst",
-            category="Why it works",
-            labels={"finding": "{collected}", "kind": "table"},
-        ),
+        csv="<results>/tables/{collected}.csv",
     log:
         "<logs>/tables/{collected}.log",
     localrule: True
@@ -186,8 +176,7 @@ rule finding:
         png=report(
             "<results>/figures/{finding}.png",
             caption="../report/finding.rst",
-            category="Why it works",
-            labels={"finding": "{finding}", "kind": "figure"},
+            **chapter_of("finding", "figure"),
         ),
         pdf="<results>/figures/{finding}.pdf",
     log:

@@ -5,8 +5,7 @@ rule figure:
         png=report(
             "<results>/figures/{figure}.png",
             caption="../report/figure.rst",
-            category="Figures",
-            labels={"figure": "{figure}"},
+            **chapter_of("figure", "figure"),
         ),
         pdf="<results>/figures/{figure}.pdf",
     log:

@@ -243,12 +243,7 @@ rule merging_table:
         measured=get_merging_measured,
         tables=get_merging_references,
     output:
-        csv=report(
-            "<results>/tables/{merging_table}.csv",
-            caption="../report/merging_table.rst",
-            category="Tables",
-            labels={"table": "{merging_table}"},
-        ),
+        csv="<results>/tables/{merging_table}.csv",
         markdown="<results>/tables/{merging_table}.md",
         latex="<results>/tables/{merging_table}.tex",
     log:
@@ -277,8 +272,7 @@ rule merging_figure:
         png=report(
             "<results>/figures/{merging_figure}.png",
             caption="../report/merging_figure.rst",
-            category="Figures",
-            labels={"figure": "{merging_figure}"},
+            **chapter_of("merging_figure", "figure"),
         ),
         pdf="<results>/figures/{merging_figure}.pdf",
     log:

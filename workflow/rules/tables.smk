@@ -2,12 +2,7 @@ rule single_task:
     input:
         singles=get_edit_files(SINGLES, "accuracy"),
     output:
-        csv=report(
-            "<results>/tables/single_task.csv",
-            caption="../report/single_task.rst",
-            category="Tables",
-            labels={"table": "single-task accuracy"},
-        ),
+        csv="<results>/tables/single_task.csv",
         markdown="<results>/tables/single_task.md",
         latex="<results>/tables/single_task.tex",
     log:
@@ -36,12 +31,7 @@ rule task_addition:
         tests=get_edit_files(["addition"], "test"),
         selections=get_edit_files(["addition"], "selection"),
     output:
-        csv=report(
-            "<results>/tables/task_addition.csv",
-            caption="../report/task_addition.rst",
-            category="Tables",
-            labels={"table": "task addition"},
-        ),
+        csv="<results>/tables/task_addition.csv",
         markdown="<results>/tables/task_addition.md",
         latex="<results>/tables/task_addition.tex",
     log:
@@ -69,12 +59,7 @@ rule task_negation:
         tests=get_edit_files([f"negation-{task}" for task in TASKS], "test"),
         selections=get_edit_files([f"negation-{task}" for task in TASKS], "selection"),
     output:
-        csv=report(
-            "<results>/tables/task_negation.csv",
-            caption="../report/task_negation.rst",
-            category="Tables",
-            labels={"table": "task negation"},
-        ),
+        csv="<results>/tables/task_negation.csv",
         markdown="<results>/tables/task_negation.md",
         latex="<results>/tables/task_negation.tex",
     log:

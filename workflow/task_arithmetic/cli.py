@@ -20,6 +20,7 @@ from task_arithmetic import (
     cli_merging,
     cli_merging_tables,
     cli_models,
+    cli_pages,
     cli_starts,
     cli_tables,
     cli_variants,
@@ -47,6 +48,7 @@ app.add_typer(cli_variants.app)
 app.add_typer(cli_analyses.app)
 app.add_typer(cli_starts.app)
 app.add_typer(cli_findings.app)
+app.add_typer(cli_pages.app)
 
 
 def main() -> None:
