@@ -15,7 +15,7 @@ from task_arithmetic.disentanglement import (
     logits_of,
 )
 from task_arithmetic.encoders import Encoder, Preprocess
-from task_arithmetic.networks import EditedNetwork
+from task_arithmetic.networks import EditedNetwork, first_order_models
 from task_arithmetic.regimes import linear_regime, nonlinear_advantage
 from task_arithmetic.vectors import TaskVector
 
@@ -87,16 +87,45 @@ def test_the_chosen_examples_are_distinct_and_the_same_every_time():
     assert chosen_examples(5, 10).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_the_error_of_a_network_is_that_of_directly_edited_copies():
+@pytest.fixture
+def small():
+    """Return a small encoder, a task vector and images of two tasks."""
     torch.manual_seed(0)
     tower = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.Tanh(), nn.Linear(8, 3)).eval()
     encoder = Encoder("small", tower, Preprocess(4, (0.5,) * 3, (0.2,) * 3))
-    before = {name: value.clone() for name, value in tower.state_dict().items()}
     vectors = {
         task: TaskVector({name: torch.randn_like(p) for name, p in tower.named_parameters()})
         for task in "ab"
     }
     images = {task: torch.randint(0, 256, (9, 4, 4, 3), dtype=torch.uint8).numpy() for task in "ab"}
+    return encoder, vectors, images
+
+
+def test_first_order_models_of_several_modes_are_those_of_each_alone(small):
+    encoder, vectors, images = small
+    swapped = {"a": vectors["b"], "b": vectors["a"]}
+    models = first_order_models(encoder, {"posthoc": vectors, "linear": swapped}, images, 4)
+    theta = dict(encoder.tower.named_parameters())
+    for mode, of in (("posthoc", vectors), ("linear", swapped)):
+        for dataset in "ab":
+            inputs = encoder.preprocess(torch.from_numpy(images[dataset]))
+            edit = 0.7 * of["a"] + -0.4 * of["b"]
+            f0, moved = torch.func.jvp(
+                lambda theta, inputs=inputs: torch.func.functional_call(
+                    encoder.tower, theta, inputs
+                ),
+                (theta,),
+                ({name: edit[name] for name in theta},),
+            )
+            found = models[mode]({"a": 0.7, "b": -0.4}, dataset)
+            np.testing.assert_allclose(found, (f0 + moved).detach(), rtol=1e-5, atol=1e-5)
+    assert first_order_models(encoder, {}, images, 4) == {}
+
+
+def test_the_error_of_a_network_is_that_of_directly_edited_copies(small):
+    encoder, vectors, images = small
+    tower = encoder.tower
+    before = {name: value.clone() for name, value in tower.state_dict().items()}
     heads = {task: np.random.default_rng(1).normal(size=(4, 3)) for task in "ab"}
     network = EditedNetwork(encoder, vectors, images, batch_size=4)
     frame = disentanglement_errors({("a", "b"): [(0.7, -0.4)]}, network, heads)

@@ -50,7 +50,7 @@ JOBS = [
         for start in STARTS
         for mode in ("nonlinear", "linear")
     ),
-    *(f"edits of tiny from {start}, {mode}, seed 0" for start in STARTS for mode in MODES),
+    *(f"edits of tiny from {start}, seed 0" for start in STARTS),
     *(f"variants of fine-tuning tiny on {task}, seed 0" for task in TASKS),
     *(f"merged models, {mode}, seed 0" for mode in MODES),
     "sums over subsets, nonlinear, seed 0",

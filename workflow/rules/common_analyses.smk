@@ -234,7 +234,9 @@ def get_start_edits_settings(wildcards):
             "model": wildcards.model,
             "start": wildcards.start,
             "seed": int(wildcards.seed),
-            "mode": wildcards.mode,
+            "modes": {
+                mode: VECTOR_MODES[mode] for mode in get_start_modes(wildcards.start)
+            },
             "tasks": START_TASKS,
             "control": control,
             "control_threshold": config["control_threshold"],
@@ -252,7 +254,7 @@ def get_start_edits_inputs(wildcards):
         "encoder": get_start_encoder(wildcards),
         "vectors": expand(
             "<results>/starts/{{model}}/{{start}}/{{seed}}/{mode}/{task}.safetensors",
-            mode=VECTOR_MODES[wildcards.mode],
+            mode=sorted({VECTOR_MODES[m] for m in get_start_modes(wildcards.start)}),
             task=START_TASKS,
         ),
         "heads": expand(
@@ -269,17 +271,12 @@ def get_start_edits_inputs(wildcards):
 
 def get_start_parts(name):
     """Return one kind of file of all θ0, over all models and seeds."""
-    places = [
-        f"{start}/{{seed}}/{mode}"
-        for start in STARTS
-        for mode in get_start_modes(start)
-    ]
     return expand(
-        expand(
-            "<results>/starts/{{model}}/{place}/{name}.csv", place=places, name=name
-        ),
+        "<results>/starts/{model}/{start}/{seed}/{name}.csv",
         model=config["models"],
+        start=STARTS,
         seed=config["seeds"],
+        name=name,
     )
 
 

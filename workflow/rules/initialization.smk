@@ -87,10 +87,10 @@ rule start_edits:
     input:
         unpack(get_start_edits_inputs),
     output:
-        accuracies="<results>/starts/{model}/{start}/{seed}/{mode}/accuracies.csv",
-        errors="<results>/starts/{model}/{start}/{seed}/{mode}/disentanglement.csv",
+        accuracies="<results>/starts/{model}/{start}/{seed}/accuracies.csv",
+        errors="<results>/starts/{model}/{start}/{seed}/disentanglement.csv",
     log:
-        "<logs>/starts/{model}/{start}/{seed}/{mode}/edits.log",
+        "<logs>/starts/{model}/{start}/{seed}/edits.log",
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -100,9 +100,9 @@ rule start_edits:
         runtime=240,
     params:
         settings=get_start_edits_settings,
-        code=code_digest("experiment", "networks", "features"),
+        code=code_digest("experiment", "networks"),
     message:
-        "edits of {wildcards.model} from {wildcards.start}, {wildcards.mode}, seed {wildcards.seed}"
+        "edits of {wildcards.model} from {wildcards.start}, seed {wildcards.seed}"
     shell:
         "task-arithmetic start-edits --settings {params.settings:q} --encoder {input.encoder}"
         " --vectors '{input.vectors}' --heads '{input.heads}' --examples '{input.examples}'"

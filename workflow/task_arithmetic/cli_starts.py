@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,8 +27,8 @@ from task_arithmetic.lineage import code_digest, recorded_step
 app = typer.Typer()
 CHECKPOINT_KEYS = ("model", "architecture", "preprocess", "pretraining", "step")
 EDIT_KEYS = (
-    "model", "start", "seed", "mode", "tasks", "control", "control_threshold", "alphas", "diagonal",
-    "images", "batch_size",
+    "model", "start", "seed", "modes", "tasks", "control", "control_threshold", "alphas",
+    "diagonal", "images", "batch_size",
 )  # fmt: skip
 
 
@@ -159,7 +160,9 @@ def start_vectors(
 def start_edits(
     settings: Annotated[Any, settings_of(*EDIT_KEYS)],
     encoder: Annotated[Path, one_file("Encoder file θ0.")],
-    vectors: Annotated[Any, files("Task vectors, one per task.")],
+    vectors: Annotated[
+        Any, files("Task vectors: those of all tasks for each vector mode in turn.")
+    ],
     heads: Annotated[Any, files("Heads, one per task, then of the control if there is one.")],
     examples: Annotated[Any, files("Parquet files: validation, test for each head.")],
     accuracies: Annotated[Path, one_file("CSV to write: accuracies of the edits by task.")],
@@ -168,58 +171,61 @@ def start_edits(
     memory_mb: Memory = 16000,
     log: Log = None,
 ) -> None:
-    """Run addition, negation and disentanglement on the task vectors of one θ0."""
+    """Run addition, negation and disentanglement on the task vectors of one θ0, in all modes."""
     start(log, threads)
+    import pandas as pd
+
     from task_arithmetic.disentanglement import (
         ERROR_COLUMNS,
-        FirstOrder,
         disentanglement_errors,
         evaluated_points,
     )
     from task_arithmetic.encoders import load_encoder
     from task_arithmetic.experiment import RESULT_COLUMNS, Subject, run_experiment
-    from task_arithmetic.features import first_order_features
-    from task_arithmetic.networks import EditedNetwork
+    from task_arithmetic.networks import EditedNetwork, first_order_models
     from task_arithmetic.vectors import TaskVector
 
     inputs, outputs = [encoder, *vectors, *heads, *examples], [accuracies, errors]
-    modules = ("experiment", "networks", "features")
+    modules = ("experiment", "networks")
     with recorded_step("start-edits", settings, modules, inputs, outputs):
-        tasks, control, mode = settings["tasks"], settings["control"], settings["mode"]
+        tasks, control, modes = (settings[key] for key in ("tasks", "control", "modes"))
         batch_size, base = settings["batch_size"], load_encoder(encoder)
         datasets = tasks if control is None else [*tasks, control]
         head_of = {name: read_head(path, name) for name, path in zip(datasets, heads, strict=True)}
-        taus = {task: TaskVector.load(path) for task, path in zip(tasks, vectors, strict=True)}
-        features, labels = {}, {}
+        named = product(sorted(set(modes.values())), tasks)
+        taus: dict[str, dict[str, TaskVector]] = {}
+        for (vector_mode, task), path in zip(named, vectors, strict=True):
+            taus.setdefault(vector_mode, {})[task] = TaskVector.load(path)
+        tangent = {mode: taus[of] for mode, of in modes.items() if mode != "nonlinear"}
+        features: dict[str, dict[str, Any]] = {mode: {} for mode in modes}
+        labels: dict[str, dict[str, Any]] = {}
         for place, split in enumerate(("validation", "test")):
             images, labels[split] = {}, {}
             for name, path in zip(datasets, examples[place::2], strict=True):
                 images[name], labels[split][name] = read_sample(
                     path, base.preprocess, threads, memory_mb, head_of[name][1], settings["images"]
                 )
-            features[split] = EditedNetwork(base, taus, images, batch_size)
-            if mode != "nonlinear":
-                found = {
-                    name: first_order_features(base, list(taus.values()), images[name], batch_size)
-                    for name in datasets
-                }
-                features[split] = FirstOrder(
-                    {name: f0 for name, (f0, _) in found.items()},
-                    {
-                        name: dict(zip(taus, moved, strict=True))
-                        for name, (_, moved) in found.items()
-                    },
-                )
+            if "nonlinear" in modes:
+                network = EditedNetwork(base, taus["nonlinear"], images, batch_size)
+                features["nonlinear"][split] = network
+            for mode, model in first_order_models(base, tangent, images, batch_size).items():
+                features[mode][split] = model
         weights = {name: weight for name, (weight, _) in head_of.items()}
-        subject = Subject(settings["model"], settings["seed"], mode, features, labels, weights)
-        results = run_experiment(
-            subject, tasks, settings["alphas"], control, settings["control_threshold"]
-        )
-        measured = disentanglement_errors(
-            evaluated_points(tasks, [], [], settings["diagonal"]), features["test"], weights
-        )
-        identity = {key: settings[key] for key in ("model", "seed", "mode")}
-        columns = ["start", *RESULT_COLUMNS]
-        write_csv(accuracies, results.assign(start=settings["start"])[columns])
-        columns = ["start", *ERROR_COLUMNS]
-        write_csv(errors, measured.assign(start=settings["start"], **identity)[columns])
+        points = evaluated_points(tasks, [], [], settings["diagonal"])
+        results, measured = [], []
+        for mode, by_split in features.items():
+            identity = {"model": settings["model"], "seed": settings["seed"], "mode": mode}
+            subject = Subject(**identity, features=by_split, labels=labels, heads=weights)
+            results.append(
+                run_experiment(
+                    subject, tasks, settings["alphas"], control, settings["control_threshold"]
+                )
+            )
+            found = disentanglement_errors(points, by_split["test"], weights)
+            measured.append(found.assign(**identity))
+        for path, frames, columns in (
+            (accuracies, results, RESULT_COLUMNS),
+            (errors, measured, ERROR_COLUMNS),
+        ):
+            table = pd.concat(frames, ignore_index=True).assign(start=settings["start"])
+            write_csv(path, table[["start", *columns]])
