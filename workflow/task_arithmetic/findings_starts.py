@@ -14,6 +14,7 @@ from task_arithmetic.figures import GREY, PALETTE, looks_of, mode_legend, panel_
 from task_arithmetic.findings import bar_look
 from task_arithmetic.tables import axes
 
+LARGEST_SHARE = 1.25
 START_NAMES = {"step-0": "random", "pretrained": "pre-trained"}
 
 
@@ -38,7 +39,8 @@ def initialization(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
     """Draw addition and negation from random weights beside those from pre-trained ones.
 
     One row per model. Left: accuracy of θ0, of single-task models and of the sum. Middle: the share
-    of the gain that the sum keeps. Right: accuracy on the target before and after negation.
+    of the gain that the sum keeps; bars end at `LARGEST_SHARE`. Right: accuracy on the target
+    before and after negation.
 
     Args:
         table: Rows of `experiment.run_experiment` with the column start.
@@ -63,9 +65,11 @@ def initialization(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
             span = here["start_accuracy"], here["addition_accuracy"], here["single_accuracy"]
             _span(row[0], place, span, look)
             kept = float(gain_kept(here))
-            row[1].bar(place, kept, **bar_look(mode, look))
+            # Where fine-tuning gained next to nothing the share is any number; it would set the scale.
+            top = min(np.nan_to_num(kept), LARGEST_SHARE)
+            row[1].bar(place, top, **bar_look(mode, look))
             label = "no gain" if np.isnan(kept) else f"{kept:.0%}"
-            row[1].annotate(label, (place, np.nan_to_num(kept)), xytext=(0, 2),
+            row[1].annotate(label, (place, top), xytext=(0, 2),
                             textcoords="offset points", ha="center", fontsize=7)  # fmt: skip
             _span(row[2], place, (here["start_accuracy"], here["target_accuracy"]), look)
         for panel in row:
