@@ -65,7 +65,7 @@ def initialization(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
             span = here["start_accuracy"], here["addition_accuracy"], here["single_accuracy"]
             _span(row[0], place, span, look)
             kept = float(gain_kept(here))
-            # Where fine-tuning gained next to nothing the share is any number; it would set the scale.
+            # Where fine-tuning gained next to nothing, the share is any number and sets no scale.
             top = min(np.nan_to_num(kept), LARGEST_SHARE)
             row[1].bar(place, top, **bar_look(mode, look))
             label = "no gain" if np.isnan(kept) else f"{kept:.0%}"
