@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from synthetic_accuracies import accuracy_rows
 from test_finetune import SETTINGS
 
 from task_arithmetic import analogies as module
@@ -23,6 +24,7 @@ from task_arithmetic.analogies import (
     sub_populations,
 )
 from task_arithmetic.artifacts import PipelineError
+from task_arithmetic.coefficients import select_mean
 from task_arithmetic.loading import in_order
 from task_arithmetic.measuring import Bench, Examples
 from task_arithmetic.variants import Variant, train_variant
@@ -145,6 +147,17 @@ def test_an_analogy_is_measured_at_the_best_alpha_on_b_and_c(bench, vectors, mod
             "zero-shot": 0, "analogy": 0, "fine-tuned": -1
         }  # fmt: skip
         assert by.alpha.isna().tolist() == [True, False, True]
+
+
+def test_the_smallest_of_the_best_alphas_is_chosen():
+    curve = pd.concat([
+        accuracy_rows("small", 0, "nonlinear", "analogy", of, "validation", accuracies)
+        for of, accuracies in (
+            ("b", {1.0: 0.6, 0.2: 0.1, 0.4: 0.5}), ("c", {1.0: 0.4, 0.2: 0.5, 0.4: 0.5})
+        )
+    ])  # fmt: skip
+    chosen = select_mean(curve)
+    assert (chosen.alpha, chosen.objective) == (0.4, pytest.approx(0.5))
 
 
 def test_alpha_is_chosen_without_images_or_vector_of_the_target(bench, vectors):

@@ -73,7 +73,8 @@ def _draw_samples(
     counts = sorted({int(n) for rows in by_mode.values() for n in rows["samples"].dropna()})
     for place, (mode, rows) in enumerate(by_mode.items()):
         lines = {"analogy": looks[mode]}
-        if rows["method"].eq("samples").any():
+        if place == 0:
+            # The pre-trained model is that of all modes; samples belong to the first.
             lines |= {"zero-shot": PALETTE["pretrained"]}
         for method, look in lines.items():
             more = {"zero-shot": "samples"}.get(method, "analogy-samples")
@@ -105,6 +106,6 @@ def _draw_targets(
         panel.plot(where, of["zero-shot"], **start)
         panel.plot(where, of["fine-tuned"], **(looks[mode] | HOLLOW))
         panel.plot(where, of["analogy"], **(looks[mode] | {"linestyle": ""}))
-        names = [name.replace("-", ",\n") for name in of["analogy"].index]
+        names = [",\n".join(name.rsplit("-", 1)) for name in of["analogy"].index]
         panel.set_xticks(range(len(where)), names, fontsize=7.5)
     panel.grid(axis="x", visible=False)
