@@ -12,6 +12,7 @@ if "datasets" not in config:
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/common_merging.smk"
+include: "workflow/rules/common_analogies.smk"
 include: "workflow/rules/common_analyses.smk"
 include: "workflow/rules/common_report.smk"
 
@@ -31,6 +32,7 @@ include: "workflow/rules/edits.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/merging.smk"
+include: "workflow/rules/analogies.smk"
 include: "workflow/rules/analyses.smk"
 include: "workflow/rules/initialization.smk"
 include: "workflow/rules/report.smk"

@@ -15,7 +15,7 @@ SOURCES = (
     "Snakefile", "config", "config.yaml", "envs", "profiles", "slurm", "workflow",
 )  # fmt: skip
 TASKS = ["digits", "shapes"]
-ANALYSES = ["merging", "subsets", "negation_baselines", "ablations", "analyses"]
+ANALYSES = ["merging", "subsets", "negation_baselines", "ablations", "analogies", "analyses"]
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,20 @@ def test_the_default_configuration_is_valid(config):
         ("finetuning.warmup_steps", 10**6, "datasets.digits.finetuning: expected fewer "
          "warmup_steps than the"),
         ("datasets.digits.source", {"generator": "digits"}, "datasets.digits.source: expected the "
-         "keys generator, seed, test, train, found generator"),
+         "keys generator, seed, test, train and perhaps style, found generator"),
+        ("datasets.digits.source.style", "neon", "datasets.digits.source.style: expected one of "
+         "task, clean, found 'neon'"),
+        ("analogies.styles", [["letters", "cats"]], "analogies.styles.0: expected one of digits, "),
+        ("analogies.styles", [["letters", "letters"]], "analogies.styles.0: expected each entry "
+         "once, found letters"),
+        ("analogies.styles", [["letters"]], "analogies.styles.0: expected at least 2 entries"),
+        ("analogies.modes", ["linear"], "analogies.modes: expected nonlinear for the samples"),
+        ("analogies.samples", [0], "analogies.samples.0: expected at least 1, found 0"),
+        ("analogies.coefficients", [0.0, 1.0], "analogies.coefficients.0: expected more than 0"),
+        ("analogies.finetuning.epochs", 3, "analogies.finetuning: expected exactly one of steps "
+         "and epochs, found both"),
+        ("analogies.sample_finetuning.steps", 5, "analogies.sample_finetuning: expected fewer "
+         "warmup_steps than the 5 steps, found"),
         ("datasets.digits.source", {"hub": "a/b", "splits": {"test": "t"}}, "datasets.digits.source"
          ": expected the keys hub, revision, splits and perhaps config, image, images, label, "
          "size_mb, found hub, splits"),
@@ -144,6 +157,22 @@ def test_weights_come_from_one_place(config, weights):
     if "pretrained" in weights:
         config["models"]["tiny"]["architecture"] = "ViT-B-32-quickgelu"
     check_config(config)
+
+
+def test_a_mode_of_the_analogies_is_one_of_the_experiment(config):
+    config["modes"] = ["nonlinear"]
+    config.pop("analyses")
+    with pytest.raises(PipelineError, match=r"analogies\.modes: expected one of nonlinear, "):
+        check_config(config)
+
+
+def test_a_style_needs_images_to_train_on(config):
+    config["datasets"]["sketches"] = {
+        "source": {"parquet": {"test": ["test.parquet"]}}, "templates": ["a {}"]
+    }  # fmt: skip
+    config["analogies"]["styles"] = [["letters", "sketches"]]
+    with pytest.raises(PipelineError, match=r"sketches\.source: expected a train split"):
+        check_config(config)
 
 
 def test_pretraining_needs_its_settings(config):

@@ -10,9 +10,10 @@ from task_arithmetic.pretraining import CAPTIONS, captioned_images, merges_of, w
 
 @pytest.mark.parametrize("task", embedded.TASKS)
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_images_are_drawn_deterministically_with_every_class(task, split):
-    images, labels = embedded.generate(task, split, 100, seed=0)
-    again, labels_again = embedded.generate(task, split, 100, seed=0)
+@pytest.mark.parametrize("style", ["task", "clean"])
+def test_images_are_drawn_deterministically_with_every_class(task, split, style):
+    images, labels = embedded.generate(task, split, 100, 0, style)
+    again, labels_again = embedded.generate(task, split, 100, 0, style)
     assert images.dtype == np.uint8
     assert images.shape == (100, 32, 32, 3)
     assert set(labels) == set(range(len(embedded.class_names(task))))
@@ -21,9 +22,10 @@ def test_images_are_drawn_deterministically_with_every_class(task, split):
 
 
 @pytest.mark.parametrize("task", embedded.TASKS)
-def test_no_image_is_in_both_splits(task):
+@pytest.mark.parametrize("style", ["task", "clean"])
+def test_no_image_is_in_both_splits(task, style):
     train, test = (
-        {image.tobytes() for image in embedded.generate(task, split, 400, seed=0)[0]}
+        {image.tobytes() for image in embedded.generate(task, split, 400, 0, style)[0]}
         for split in ("train", "test")
     )
     assert not train & test
@@ -38,6 +40,41 @@ def test_another_seed_draws_other_images(task):
 def test_photographs_and_typefaces_of_the_test_split_are_not_trained_on():
     assert embedded.REGIONS["train"][1] < embedded.REGIONS["test"][0]
     assert not set(embedded.TYPEFACES["train"]) & set(embedded.TYPEFACES["test"])
+
+
+@pytest.mark.parametrize("task", sorted(set(embedded.TASKS) - {"digits"}))
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_styles_of_a_task_share_no_randomness(task, split):
+    key = [3, embedded.TASKS.index(task), split == "test"]
+    drawn = {style: embedded.generate(task, split, 60, 3, style)[1] for style in ("task", "clean")}
+    classes = len(embedded.class_names(task))
+    expected = np.random.default_rng(key).permutation(np.arange(60) % classes)
+    np.testing.assert_array_equal(drawn["task"], expected)
+    assert (drawn["clean"] != expected).any()
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_clean_style_uses_the_typefaces_of_its_split(split, monkeypatch):
+    used = set()
+    monkeypatch.setattr(
+        embedded, "glyph", lambda font, character: used.add(font) or glyph(font, character)
+    )
+    for task in ("letters", "digits"):
+        embedded.generate(task, split, 100, 0, "clean")
+    assert used == set(embedded.TYPEFACES[split])
+
+
+def test_the_clean_style_uses_the_regions_of_its_split(monkeypatch):
+    used = []
+
+    def spy(files, rng, region):
+        used.append(region)
+        return np.zeros((len(files), 32, 32, 3))
+
+    monkeypatch.setattr(embedded, "crops", spy)
+    for split in ("train", "test"):
+        embedded.generate("photos", split, 20, 0, "clean")
+    assert used == list(embedded.REGIONS.values())
 
 
 def test_the_task_style_is_not_the_style_of_pretraining():

@@ -26,13 +26,18 @@ SUMS = {
         "tasks": TASKS, "learning_rates": [1.0e-4], "snapshots": [2], "reseed": 1000,
         "coefficients": GRID,
     },
+    "analogies": {
+        "styles": [["letters_printed", "letters"]], "modes": MODES, "samples": [8],
+        "finetuning": {"steps": 2}, "sample_finetuning": {"steps": 2}, "coefficients": GRID,
+    },
 }  # fmt: skip
 STARTS = ["step-0", "pretrained"]
 TABLES = ["costs", "disentanglement", "initialization", "initialization_disentanglement",
           "kernel", "linear_regime", *SUMS]  # fmt: skip
 FIGURES = ["costs", "disentanglement_diagonals", "disentanglement_planes", "emergence",
            "initialization", "kernel", "linear_regime", "merging_methods", "pairs", "subsets",
-           "negation_baselines", "ablations"]  # fmt: skip
+           "negation_baselines", "ablations", "analogies"]  # fmt: skip
+STYLES = SUMS["analogies"]["styles"][0]
 JOBS = [
     *(f"table {table}" for table in TABLES),
     *(f"page of table {table}" for table in TABLES),
@@ -57,6 +62,13 @@ JOBS = [
     *(f"sums over all subsets, {mode}, seed 0" for mode in ("posthoc", "linear")),
     "baselines of negation, seed 0",
     "ablations of addition, seed 0",
+    *(f"dataset {style}" for style in STYLES),
+    *(f"zero-shot head of {style} for tiny" for style in STYLES),
+    *(
+        f"sub-populations of {'+'.join(STYLES)}, tiny, {mode}, seed 0"
+        for mode in ("nonlinear", "linear")
+    ),
+    *(f"analogies of {'+'.join(STYLES)}, tiny, {mode}, seed 0" for mode in MODES),
 ]
 
 
@@ -109,6 +121,24 @@ def test_sums_by_a_pass_and_from_stored_features_agree(analysed, mode):
     by_pass, stored = (of.set_index("task")["accuracy"] for of in (merged, every))
     # One of the 40 images may lie on a border between classes.
     assert (by_pass - stored).abs().max() <= 1 / 40 + 1e-9
+
+
+def test_every_analogy_is_measured_in_every_mode_and_with_samples_in_one(analysed):
+    rows = table(analysed, "analogies")
+    targets = {f"{style}-{half}" for style in STYLES for half in ("first", "second")}
+    for mode in MODES:
+        found = rows[rows["mode"] == mode]
+        methods = {"zero-shot", "analogy", "fine-tuned"}
+        if mode == "nonlinear":
+            methods |= {"samples", "analogy-samples"}
+        assert sorted(zip(found["target"], found["method"], strict=True)) == sorted(
+            (target, method) for target in targets for method in methods
+        )
+    # 40 test images, shared by the two halves.
+    assert (rows.groupby(["mode", "styles", "method"])["total"].sum() == 80).all()
+    # Every mode starts from the same pre-trained model.
+    start = rows[rows["method"] == "zero-shot"]
+    assert (start.groupby("target")["accuracy"].nunique() == 1).all()
 
 
 def test_a_changed_image_count_reruns_no_training(analysed, tmp_path):

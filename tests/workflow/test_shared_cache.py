@@ -48,6 +48,15 @@ def several(new_project, tmp_path_factory):
         config["seeds"] = [0, 1]
         # Trains variants, which are cached as well.
         config["negation_baselines"] = {"coefficients": [0.5, 1.0]}
+        # So are the sub-populations; planning does not ask for the same classes.
+        config["analogies"] = {
+            "styles": [["letters_printed", "letters"], ["photos", "signs"]],
+            "modes": ["nonlinear", "linear"],
+            "samples": [],
+            "finetuning": {},
+            "sample_finetuning": {},
+            "coefficients": [1.0],
+        }
 
     project = new_project.copy_to(tmp_path_factory.mktemp("several") / "project")
     project.configure(change)

@@ -11,6 +11,7 @@ from task_arithmetic.config import (
     check_duplicate_keys,
     finetuning_of,
     local_files,
+    style_datasets,
 )
 from task_arithmetic.estimates import costs, render_costs
 from task_arithmetic.lineage import code_digest
@@ -44,6 +45,8 @@ except PipelineError as error:
 # Jobs take tasks in this order, so that reordering the list in the configuration reruns none.
 TASKS = sorted(config["tasks"])
 DATASETS = sorted({*config["tasks"], config["control"]})
+# Those of the analogies may be no tasks: no edit is evaluated on them.
+USED_DATASETS = sorted({*DATASETS, *style_datasets(config)})
 EDITS = ["addition", *(f"negation-{task}" for task in TASKS)]
 SINGLES = [f"single-{task}" for task in TASKS]
 
@@ -55,7 +58,7 @@ wildcard_constraints:
     tangent_mode="|".join(TANGENT_MODES),
     vector_mode="nonlinear|linear",
     task="|".join(TASKS),
-    dataset="|".join(DATASETS),
+    dataset="|".join(USED_DATASETS),
     edit="|".join(["all", *EDITS, *SINGLES]),
     curve="validation|test|accuracy",
     figure="|".join(FIGURES),
@@ -79,7 +82,7 @@ def get_manifest(wildcards):
 
 def get_downloads():
     """Return what is fetched from a hub: datasets, weights, and checkpoints to import."""
-    fetched = [name for name in DATASETS if "hub" in get_source(name)]
+    fetched = [name for name in USED_DATASETS if "hub" in get_source(name)]
     models = config["models"]
     weights = [name for name in models if is_downloaded(models[name]["weights"])]
     checkpoints = [

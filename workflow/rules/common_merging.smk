@@ -8,6 +8,7 @@ MERGING_TABLES = {
     "similarity": ["similarity"],
     "negation_baselines": ["negation_baselines"],
     "ablations": ["ablations"],
+    "analogies": ["analogies"],
 }
 MERGING_FIGURES = {
     "merging": ["merging_methods"],
@@ -15,6 +16,7 @@ MERGING_FIGURES = {
     "similarity": ["cosine_similarity"],
     "negation_baselines": ["negation_baselines"],
     "ablations": ["ablations"],
+    "analogies": ["analogies"],
 }
 
 
@@ -234,6 +236,7 @@ def get_merging_measured(wildcards):
         "similarity": get_seed_files("similarity", "cosines"),
         "negation_baselines": get_seed_files("negation_baselines", "test"),
         "ablations": get_seed_files("ablations", "runs"),
+        "analogies": get_analogy_files(),
     }[wildcards.merging_table]
 
 
@@ -246,6 +249,7 @@ def get_merging_figure_tables(wildcards):
         "cosine_similarity": ["similarity"],
         "negation_baselines": ["negation_baselines", "task_negation"],
         "ablations": ["ablations"],
+        "analogies": ["analogies"],
     }[wildcards.merging_figure]
     return expand("<results>/tables/{table}.csv", table=tables)
 

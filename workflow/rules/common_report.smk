@@ -38,6 +38,7 @@ STORY = {
         "ablations": "Learning rate, training length, seed",
         "merging": "Merging methods",
         "merging_methods": "Merging methods",
+        "analogies": "Analogies between sub-populations",
     },
     "8 Provenance": {"provenance": "Where every result comes from"},
 }
@@ -89,7 +90,8 @@ def get_page_settings(wildcards):
 
 def get_shown_datasets():
     """Return the datasets in the order in which people read them."""
-    return [*config["tasks"], config["control"]]
+    others = [name for name in USED_DATASETS if name not in DATASETS]
+    return [*config["tasks"], config["control"], *others]
 
 
 def get_gallery_settings():

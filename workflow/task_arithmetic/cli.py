@@ -11,6 +11,7 @@ import sys
 import typer
 
 from task_arithmetic import (
+    cli_analogies,
     cli_analyses,
     cli_curves,
     cli_data,
@@ -45,6 +46,7 @@ app.add_typer(cli_lineage.app)
 app.add_typer(cli_merging.app)
 app.add_typer(cli_merging_tables.app)
 app.add_typer(cli_variants.app)
+app.add_typer(cli_analogies.app)
 app.add_typer(cli_analyses.app)
 app.add_typer(cli_starts.app)
 app.add_typer(cli_findings.app)

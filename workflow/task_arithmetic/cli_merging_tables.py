@@ -23,6 +23,7 @@ class MergingTable(StrEnum):
     similarity = auto()
     negation_baselines = auto()
     ablations = auto()
+    analogies = auto()
 
 
 class MergingFigure(StrEnum):
@@ -34,6 +35,7 @@ class MergingFigure(StrEnum):
     cosine_similarity = auto()
     negation_baselines = auto()
     ablations = auto()
+    analogies = auto()
 
 
 @app.command()

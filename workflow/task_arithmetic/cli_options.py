@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from task_arithmetic.artifacts import PipelineError, read_csv, read_tensors
+from task_arithmetic.artifacts import PipelineError, digest, read_csv, read_tensors, sha256
+from task_arithmetic.lineage import code_digest
 
 logger = logging.getLogger("task_arithmetic")
 
@@ -89,6 +90,11 @@ def start(log: Path | None, threads: int | None = None, online: bool = False) ->
         torch.set_num_threads(threads)
 
 
+def fingerprint_of(settings: Any, modules: tuple[str, ...], inputs: list[Path]) -> str:
+    """Return what identifies a training: its settings, the code, and what it reads."""
+    return digest([settings, code_digest(*modules), *(sha256(path) for path in inputs)])
+
+
 def read_curves(paths: list[Path]) -> Any:
     """Return the rows of several curves as one table."""
     import pandas as pd
@@ -151,8 +157,13 @@ def read_training_images(
     protocol: Any,
 ) -> Any:
     """Return a training split, augmented as a fine-tuning protocol says."""
-    how = {"augmentation": protocol.augmentation, "seed": protocol.seed}
+    how = augmentation_of(protocol)
     return read_images(path, preprocess, threads, memory_mb, class_names, **how)
+
+
+def augmentation_of(protocol: Any) -> dict[str, Any]:
+    """Return how a fine-tuning protocol augments images, as `read_images` takes it."""
+    return {"augmentation": protocol.augmentation, "seed": protocol.seed}
 
 
 def read_sample(
@@ -179,6 +190,7 @@ def read_examples(
     preprocess: Any,
     threads: int,
     memory_mb: float,
+    **augmentation: Any,
 ) -> list[Any]:
     """Return `measuring.Examples` of one split of several datasets, which share the memory."""
     from task_arithmetic.measuring import Examples
@@ -186,6 +198,7 @@ def read_examples(
     examples = []
     for dataset, path, head in zip(datasets, paths, heads, strict=True):
         weight, class_names = read_head(head, dataset)
-        read = read_images(path, preprocess, threads, memory_mb / len(datasets), class_names)
+        memory = memory_mb / len(datasets)
+        read = read_images(path, preprocess, threads, memory, class_names, **augmentation)
         examples.append(Examples(dataset, split, read.images, read.labels, weight))
     return examples

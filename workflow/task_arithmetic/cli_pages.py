@@ -47,12 +47,11 @@ def run_page(
 
     with recorded_step("run-page", settings, ("pages",), splits, [output]):
         config = settings["config"]
+        roles = {config["control"]: "control"} | dict.fromkeys(config["tasks"], "task")
         sizes = [open_split(path).metadata.num_rows for path in splits]
         datasets = pd.DataFrame({
             "dataset": settings["datasets"],
-            "role": [
-                "task" if name in config["tasks"] else "control" for name in settings["datasets"]
-            ],
+            "role": [roles.get(name, "analogies") for name in settings["datasets"]],
             "classes": [len(read_class_names(path)) for path in splits[::3]],
             "train": sizes[0::3],
             "validation": sizes[1::3],

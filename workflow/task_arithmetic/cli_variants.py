@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from task_arithmetic.artifacts import digest, sha256, write_csv
+from task_arithmetic.artifacts import write_csv
 from task_arithmetic.cli_options import (
     Log,
     Memory,
     Threads,
     files,
+    fingerprint_of,
     one_file,
     read_curves,
     read_examples,
@@ -21,7 +22,7 @@ from task_arithmetic.cli_options import (
     settings_of,
     start,
 )
-from task_arithmetic.lineage import code_digest, recorded_step
+from task_arithmetic.lineage import recorded_step
 
 app = typer.Typer()
 BASELINE_KEYS = (
@@ -59,11 +60,7 @@ def variants(
         split = read_training_images(
             train, base.preprocess, threads, memory_mb, class_names, protocol
         )
-        fingerprint = digest([
-            settings["hyperparameters"],
-            code_digest(*modules),
-            *(sha256(path) for path in inputs),
-        ])
+        fingerprint = fingerprint_of(settings["hyperparameters"], modules, inputs)
         made, states = {}, []
         for name, described in settings["variants"].items():
             states.append(output.with_suffix(f".{name}.resume.safetensors"))

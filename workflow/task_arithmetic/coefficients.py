@@ -20,8 +20,8 @@ class Selection:
 
     Attributes:
         alpha: The chosen α; None if no α is feasible.
-        objective: The value that it reaches: the mean normalized accuracy of an addition, the
-            target accuracy of a negation; None if no α is feasible.
+        objective: The value that it reaches: the mean (normalized) accuracy of a sum, the target
+            accuracy of a negation; None if no α is feasible.
     """
 
     alpha: float | None
@@ -55,9 +55,20 @@ def select_addition(curve: pd.DataFrame, singles: pd.DataFrame) -> Selection:
         raise ValueError(
             f"expected a positive single-task validation accuracy of {unusable}, found none"
         )
-    normalized = _by_alpha(curve).div(reference[tasks], axis="columns").mean(axis="columns")
-    best = normalized.idxmax()  # the first maximum, in order of α
-    return Selection(float(best), float(normalized[best]))
+    return _highest(_by_alpha(curve).div(reference[tasks], axis="columns"))
+
+
+def select_mean(curve: pd.DataFrame) -> Selection:
+    """Choose the α with the greatest mean accuracy over datasets.
+
+    Args:
+        curve: Validation rows of an edit (`dataset`, `alpha`, `accuracy`), every dataset at every
+            α.
+
+    Returns:
+        The selection; its objective is the mean accuracy.
+    """
+    return _highest(_by_alpha(curve))
 
 
 def select_negation(curve: pd.DataFrame, target: str, control: str, threshold: float) -> Selection:
@@ -79,6 +90,13 @@ def select_negation(curve: pd.DataFrame, target: str, control: str, threshold: f
         return Selection(None, None)
     best = feasible[target].idxmin()
     return Selection(float(best), float(feasible.loc[best, target]))
+
+
+def _highest(by_alpha: pd.DataFrame) -> Selection:
+    """Choose the α with the greatest mean over the columns."""
+    means = by_alpha.mean(axis="columns")
+    best = means.idxmax()  # the first maximum, in order of α
+    return Selection(float(best), float(means[best]))
 
 
 def _by_alpha(curve: pd.DataFrame) -> pd.DataFrame:

@@ -77,13 +77,33 @@ def finetuning_of(config: Mapping[str, Any], task: str, model: str | None = None
         The protocol, with exactly one of `steps` and `epochs`. What the task changes goes before
         what the model changes.
     """
+    return changed_finetuning(config, model, config["datasets"][task].get("finetuning", {}))
+
+
+def changed_finetuning(
+    config: Mapping[str, Any], model: str | None, changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the common fine-tuning protocol with changes by model and others.
+
+    Args:
+        config: A checked configuration.
+        model: The model's name; None for one without changes.
+        changes: What goes before what the model changes.
+
+    Returns:
+        The protocol, with exactly one of `steps` and `epochs`.
+    """
     protocol = dict(config["finetuning"])
-    for changed in (config["models"].get(model, {}), config["datasets"][task]):
-        own = changed.get("finetuning", {})
+    for own in (config["models"].get(model, {}).get("finetuning", {}), changes):
         if {"steps", "epochs"} & set(own):
             protocol = {key: protocol[key] for key in protocol if key not in {"steps", "epochs"}}
         protocol |= own
     return protocol
+
+
+def style_datasets(config: Mapping[str, Any]) -> list[str]:
+    """Return the datasets of the analogies, sorted."""
+    return sorted({name for pair in config.get("analogies", {}).get("styles", []) for name in pair})
 
 
 def local_files(source: Mapping[str, Any]) -> list[Path]:
@@ -167,7 +187,8 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
     if alphas != sorted(alphas):
         yield f"coefficients: expected ascending numbers, found {alphas}"
     for name, dataset in datasets.items():
-        yield from _source_problems(name, dataset["source"], name in tasks)
+        trained = name in tasks or name in style_datasets(config)
+        yield from _source_problems(name, dataset["source"], trained)
     for name in ("negation_baselines", "ablations"):
         if name in config and "nonlinear" not in config["modes"]:
             yield f"{name}: expected nonlinear among the modes that it is compared with, found none"
@@ -175,17 +196,11 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
         if task not in tasks:
             yield f"ablations.tasks.{place}: expected {_one_of(tasks)}, found '{task}'"
     for model, task in product(config["models"], tasks):
-        protocol = finetuning_of(config, task, model)
-        if ("steps" in protocol) == ("epochs" in protocol):
-            where = f"datasets.{task}." if "finetuning" in datasets[task] else ""
-            found = "both" if "steps" in protocol else "none"
-            yield f"{where}finetuning: expected exactly one of steps and epochs, found {found}"
-        if "steps" in protocol and protocol["warmup_steps"] >= protocol["steps"]:
-            yield (
-                f"datasets.{task}.finetuning: expected fewer warmup_steps than the "
-                f"{protocol['steps']} steps, found {protocol['warmup_steps']}"
-            )
+        where = f"datasets.{task}.finetuning"
+        own = where if "finetuning" in datasets[task] else "finetuning"
+        yield from _protocol_problems(own, where, finetuning_of(config, task, model))
     yield from _analysis_problems(config)
+    yield from _analogy_problems(config)
     expected = config.get("expected", {"values": []})
     for position, value in enumerate(expected["values"]):
         where, sources = f"expected.values.{position}", expected["sources"]
@@ -193,6 +208,40 @@ def _inconsistencies(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{where}.source: expected {_one_of(sources)}, found '{value['source']}'"
         for model in sorted(set(value["percent"]) - set(config["models"])):
             yield f"{where}.percent: expected {_one_of(config['models'])}, found '{model}'"
+
+
+def _protocol_problems(own: str, where: str, protocol: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the length of a fine-tuning, and with that of its warm-up."""
+    if ("steps" in protocol) == ("epochs" in protocol):
+        found = "both" if "steps" in protocol else "none"
+        yield f"{own}: expected exactly one of steps and epochs, found {found}"
+    if "steps" in protocol and protocol["warmup_steps"] >= protocol["steps"]:
+        yield (
+            f"{where}: expected fewer warmup_steps than the {protocol['steps']} steps, "
+            f"found {protocol['warmup_steps']}"
+        )
+
+
+def _analogy_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the schema cannot say of the analogies."""
+    analogies = config.get("analogies")
+    if analogies is None:
+        return
+    for place, pair in enumerate(analogies["styles"]):
+        for name in pair:
+            if name not in config["datasets"]:
+                where = f"analogies.styles.{place}"
+                yield f"{where}: expected {_one_of(config['datasets'])}, found '{name}'"
+    for mode in analogies["modes"]:
+        if mode not in config["modes"]:
+            yield f"analogies.modes: expected {_one_of(config['modes'])}, found '{mode}'"
+    if analogies["samples"] and "nonlinear" not in analogies["modes"]:
+        yield "analogies.modes: expected nonlinear for the samples, found none"
+    for model, key in product(config["models"], ("finetuning", "sample_finetuning")):
+        where = f"analogies.{key}"
+        yield from _protocol_problems(
+            where, where, changed_finetuning(config, model, analogies[key])
+        )
 
 
 def _source_problems(name: str, source: Mapping[str, Any], task: bool) -> Iterator[str]:
@@ -204,7 +253,7 @@ def _source_problems(name: str, source: Mapping[str, Any], task: bool) -> Iterat
         "parquet": ({"parquet"}, columns),
     }.get(
         next((kind for kind in ("folder", "hub", "parquet") if kind in source), ""),
-        ({"generator", "train", "test", "seed"}, set()),
+        ({"generator", "train", "test", "seed"}, {"style"}),
     )
     keys = set(source)
     if not needed <= keys <= needed | optional:

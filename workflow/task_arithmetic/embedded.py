@@ -30,6 +30,7 @@ from task_arithmetic.embedded_drawing import (
 from task_arithmetic.embedded_fields import SCENES, SHAPES, SIGNS, TEXTURES
 
 Split = Literal["train", "test"]
+Style = Literal["task", "clean"]
 PEN = (0.0, 0.0, 0.0), (0.55, 0.55, 0.55)
 PAPER = (0.7, 0.7, 0.7), (1.0, 1.0, 1.0)
 ANY = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -272,15 +273,18 @@ def class_names(task: str) -> tuple[str, ...]:
     return _TASKS[task].names
 
 
-def generate(task: str, split: Split, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw labelled images of a task in its task style.
+def generate(
+    task: str, split: Split, size: int, seed: int, style: Style = "task"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw labelled images of a task.
 
     Args:
         task: One of `TASKS`.
         split: `train` or `test`; the two share no randomness, and where the source is real, no
             source.
         size: How many images.
-        seed: Decides all of them.
+        seed: Decides all of them; the two styles share no randomness.
+        style: `task`, the task's own, or `clean`, that of pre-training.
 
     Returns:
         Images, uint8 `[size, 32, 32, 3]`, and labels, int64 `[size]`.
@@ -289,11 +293,12 @@ def generate(task: str, split: Split, size: int, seed: int) -> tuple[np.ndarray,
         ValueError: If there is no such task, or more images are asked for than exist.
     """
     classes = len(class_names(task))
-    if task == "digits":
+    clean = style == "clean"
+    if task == "digits" and not clean:
         return _handwritten(split, size, seed)
-    rng = np.random.default_rng([seed, TASKS.index(task), split == "test"])
+    rng = np.random.default_rng([seed, TASKS.index(task), split == "test", *([1] if clean else [])])
     labels = rng.permutation(np.arange(size) % classes)
-    return _quantized(_TASKS[task].draw(labels, rng, split, clean=False)), labels
+    return _drawn(task, labels, rng, split, clean), labels
 
 
 def draw_clean(task: str, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -307,7 +312,13 @@ def draw_clean(task: str, labels: np.ndarray, rng: np.random.Generator) -> np.nd
     Returns:
         Images, uint8 `[size, 32, 32, 3]`.
     """
-    return _quantized(_TASKS[task].draw(labels, rng, "train", clean=True))
+    return _drawn(task, labels, rng, "train", clean=True)
+
+
+def _drawn(
+    task: str, labels: np.ndarray, rng: np.random.Generator, split: Split, clean: bool
+) -> np.ndarray:
+    return _quantized(_TASKS[task].draw(labels, rng, split, clean=clean))
 
 
 def _quantized(images: np.ndarray) -> np.ndarray:

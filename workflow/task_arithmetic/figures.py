@@ -253,6 +253,25 @@ def rows_of(rows: pd.DataFrame, model: str, mode: str) -> pd.DataFrame:
     return rows[(rows["model"] == model) & (rows["mode"] == mode)]
 
 
+def mean_with_error(rows: pd.DataFrame, column: str) -> tuple[float, float]:
+    """Return the mean of a column over tasks and seeds, and its standard error.
+
+    Args:
+        rows: One row per task and seed, with the column's own standard errors beside it (`_se`).
+        column: An accuracy.
+
+    Returns:
+        Mean and error; missing if there are no rows.
+    """
+    if rows.empty:
+        return np.nan, np.nan
+    by_seed = rows.groupby("seed")[column].mean()
+    squares = (rows[f"{column}_se"] ** 2).groupby(rows["seed"]).sum()
+    of_images = (squares**0.5 / rows.groupby("seed").size()).mean()
+    of_seeds = by_seed.std() / len(by_seed) ** 0.5 if len(by_seed) > 1 else 0.0
+    return by_seed.mean(), float(np.hypot(of_images, of_seeds))
+
+
 def _wide(
     rows: pd.DataFrame, value: str, seeds: Sequence[int], key: str, names: Sequence[str]
 ) -> pd.DataFrame:

@@ -47,6 +47,8 @@ _TEX = str.maketrans({
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     "α": r"$\alpha$",
+    "τ": r"$\tau$",
+    "−": "$-$",
     "≈": r"$\approx$",
     "–": "--",
     IMPORTED: r"$\ddagger$",

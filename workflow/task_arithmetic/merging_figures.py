@@ -12,10 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from task_arithmetic.analogy_figures import analogies as analogies
 from task_arithmetic.figures import (
     GREY,
     PALETTE,
     looks_of,
+    mean_with_error,
     mode_legend,
     panel_grid,
     rows_of,
@@ -24,6 +26,8 @@ from task_arithmetic.figures import (
 from task_arithmetic.merging_tables import BASELINES, METHODS, half_width, subset_means
 from task_arithmetic.similarity import ALL_LAYERS
 from task_arithmetic.tables import MODES, axes
+
+_NORMALIZED = "normalized_accuracy"
 
 
 @styled
@@ -48,7 +52,10 @@ def merging_methods(table: pd.DataFrame) -> Figure:
         for mode, look in looks_of(modes).items():
             rows = rows_of(table, model, mode)
             heights = [place + offsets[mode] for place, _ in enumerate(methods)]
-            means, errors = zip(*(_mean(rows[rows["method"] == m]) for m in methods), strict=True)
+            means, errors = zip(
+                *(mean_with_error(rows[rows["method"] == m], _NORMALIZED) for m in methods),
+                strict=True,
+            )
             panel.errorbar(
                 means,
                 heights,
@@ -296,7 +303,9 @@ def _run_panel(
     panel: Axes, runs: dict[str, pd.DataFrame], shown: dict[str, str], alone: bool = True
 ) -> None:
     """Draw the sums of some runs' vectors and, unless told not to, their single-task models."""
-    means, errors = zip(*(_mean(runs[run]) for run in shown.values()), strict=True)
+    means, errors = zip(
+        *(mean_with_error(runs[run], _NORMALIZED) for run in shown.values()), strict=True
+    )
     # Seeds have no order: no line joins them.
     look = PALETTE["nonlinear"] | ({} if alone else {"linestyle": ""})
     bars = {"yerr": 2 * np.array(errors), "elinewidth": 0.9}
@@ -306,14 +315,3 @@ def _run_panel(
         panel.plot(own, **PALETTE["pretrained"], label="Single-task models")
     panel.set_xticks(range(len(shown)), shown)
     panel.axhline(1, color=GREY, linewidth=0.9, zorder=1)
-
-
-def _mean(rows: pd.DataFrame) -> tuple[float, float]:
-    """Return the mean normalized accuracy over tasks and seeds, and its standard error."""
-    if rows.empty:
-        return np.nan, np.nan
-    by_seed = rows.groupby("seed")["normalized_accuracy"].mean()
-    squares = (rows["normalized_accuracy_se"] ** 2).groupby(rows["seed"]).sum()
-    of_images = (squares**0.5 / rows.groupby("seed").size()).mean()
-    of_seeds = by_seed.std() / len(by_seed) ** 0.5 if len(by_seed) > 1 else 0.0
-    return by_seed.mean(), float(np.hypot(of_images, of_seeds))

@@ -44,6 +44,15 @@ BASELINES = {
     "negated": "Negated task vector",
 }
 
+# Methods of the analogies; those with samples have a line for each number of images.
+ANALOGIES = {
+    "zero-shot": "Pre-trained",
+    "analogy": "Analogy, no image of the target",
+    "samples": "{} images of the target",
+    "analogy-samples": "Analogy, then {} images",
+    "fine-tuned": "Fine-tuned on the target",
+}
+
 LAYOUTS = {
     "merging": Layout(
         "Merging methods",
@@ -80,6 +89,15 @@ LAYOUTS = {
             Metric("cosine", "cos same", percent=False),
             Metric("other_cosine", "cos other", percent=False),
         ),
+        (),
+    ),
+    "analogies": Layout(
+        "Analogies",
+        "Test accuracy (%) on a sub-population, among all classes of both halves, mean over"
+        " sub-populations as target: of the edit by τ_C + (τ_B − τ_A) of the three others, whose"
+        " α is chosen on validation images of B and C, and of models fine-tuned on labelled images"
+        " of the target from the pre-trained model and from that edit",
+        (Metric("accuracy", "Accuracy (↑)"), _ALPHA),
         (),
     ),
 }
@@ -192,6 +210,21 @@ def ablations(rows: pd.DataFrame, singles: pd.DataFrame) -> pd.DataFrame:
     return rows[[*keys, *ACCURACIES, *ends]]
 
 
+def analogies(rows: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate the analogies and what they are compared with.
+
+    Args:
+        rows: Rows of every `analogies` step.
+
+    Returns:
+        Columns model, seed, mode, styles, target, method, samples (labelled images of the target;
+        missing for all of them), alpha (missing without an analogy), total, accuracy and its
+        standard error.
+    """
+    errors = standard_error(rows["accuracy"], rows["total"])
+    return rows.astype({"samples": "Int64"}).assign(accuracy_se=errors)
+
+
 def subset_means(table: pd.DataFrame) -> pd.DataFrame:
     """Average normalized accuracy over tasks, one row per subset.
 
@@ -242,6 +275,8 @@ def render(name: str, table: pd.DataFrame, format: Literal["markdown", "latex"])
         return _render_similarity(table, format)
     if name == "ablations":
         lines = {"run": {run: run for run in table["run"].unique()}}
+    elif name == "analogies":
+        table, lines = _analogy_lines(table)
     elif name == "negation_baselines":
         lines = {"method": BASELINES}
     else:
@@ -303,6 +338,18 @@ def _render_similarity(table: pd.DataFrame, format: Literal["markdown", "latex"]
         frame,
         format,
     )
+
+
+def _analogy_lines(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, dict[str, str]]]:
+    """Return the table with a column of lines, and these in order."""
+    counts = sorted(table["samples"].dropna().unique())[1:]
+    heads = {
+        f"{method} {count}": heading.format(count)
+        for method, heading in ANALOGIES.items()
+        for count in (counts if "samples" in method else [0])
+    }
+    line = table["method"] + " " + table["samples"].fillna(0).astype(str)
+    return table.assign(method=line), {"method": heads}
 
 
 def _interval(values: pd.Series, population: int) -> str:

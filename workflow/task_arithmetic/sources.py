@@ -33,9 +33,10 @@ def load_source(
 
     Args:
         name: The task's name, for messages.
-        source: `{generator, train, test, seed}` for an embedded task; `{folder}` with
-            `train/CLASS/*` and `test/CLASS/*` images below it; `{parquet}` with lists of files by
-            split; or `{hub, …}`. The last two may name their columns `image` and `label`.
+        source: `{generator, train, test, seed}`, and perhaps `style`, for an embedded task;
+            `{folder}` with `train/CLASS/*` and `test/CLASS/*` images below it; `{parquet}` with
+            lists of files by split; or `{hub, …}`. The last two may name their columns `image` and
+            `label`.
         downloaded: The files of a hub source by split.
         scratch: A folder for temporary files, which the result needs while it is used.
 
@@ -56,10 +57,10 @@ def load_source(
 
 def _generated(source: Mapping[str, Any]) -> dict[str, hub.Dataset]:
     """Draw the training and test images of an embedded task."""
-    task, seed = source["generator"], source["seed"]
+    task, how = source["generator"], (source["seed"], source.get("style", "task"))
     names = embedded.class_names(task)
     return {
-        split: _from_arrays(*embedded.generate(task, split, source[split], seed), names)
+        split: _from_arrays(*embedded.generate(task, split, source[split], *how), names)
         for split in ("train", "test")
     }
 
