@@ -1,8 +1,16 @@
 """The analyses on a finished project: what they run, and what comes out."""
 
+import json
+
 import pandas as pd
 import pytest
 from projects import TASKS
+
+from task_arithmetic.artifacts import canonical_json, sha256
+from task_arithmetic.audit import audit
+from task_arithmetic.lineage import read_record
+from task_arithmetic.plan import present_plan
+from task_arithmetic.trace import find_row, trace
 
 MODES = ["nonlinear", "posthoc", "linear"]
 GRID = [0.5, 1.0]
@@ -106,6 +114,65 @@ def test_sums_by_a_pass_and_from_stored_features_agree(analysed, mode):
     by_pass, stored = (of.set_index("task")["accuracy"] for of in (merged, every))
     # One of the 40 images may lie on a border between classes.
     assert (by_pass - stored).abs().max() <= 1 / 40 + 1e-9
+
+
+@pytest.fixture(scope="module")
+def plan(analysed):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(analysed[0].root)
+        return present_plan()
+
+
+PAPERS = ["single_task", "task_addition", "task_negation"]
+
+
+@pytest.mark.parametrize("name", [*PAPERS, "similarity", *TABLES])
+def test_every_table_can_be_traced_to_its_data(analysed, plan, monkeypatch, name):
+    monkeypatch.chdir(analysed[0].root)
+    path = f"results/embedded/tables/{name}.csv"
+    first = pd.read_csv(path).astype(str).iloc[0]
+    row = find_row(path, first[first != "nan"].to_dict())
+    chain = json.loads(canonical_json(trace(path, row, audit([path], plan))))
+    assert chain["measured"][0]["rows"]
+    assert chain["encoder"]
+    assert chain["heads"] or name == "similarity"
+    assert any(file["path"].endswith("train.parquet") for file in chain["datasets"])
+    # The kernel is that of θ0: nothing is trained.
+    assert bool(chain["checkpoints"]) == (name != "kernel")
+    places = ["selection", "validation", "measured", "checkpoints", "encoder", "heads", "datasets"]
+    for file in (chain["table"], *(file for place in places for file in chain[place])):
+        assert file["sha256"] == sha256(analysed[0].root / file["path"])
+        assert file["verdict"] == "ok"
+    for checkpoint in chain["checkpoints"]:
+        assert checkpoint["settings"]["hyperparameters"]["seed"] in {0, 1000}
+    assert {"dataset", read_record(path)["step"]} <= {code["step"] for code in chain["code"]}
+    assert list(chain["audit"]) == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "edit", "files"),
+    [
+        ("negation_baselines", {"method": "negated", "task": "digits"}, "negation-digits",
+         ["edits/tiny/0/nonlinear/negation-digits/test.csv"]),
+        ("negation_baselines", {"method": "random", "task": "digits"}, "random-digits",
+         ["negation_baselines/tiny/0/test.csv"]),
+        ("linear_regime", {"fine_tuning": "linear", "task": "digits"}, "single-digits",
+         ["analyses/tiny/0/linear_weights.csv", "edits/tiny/0/linear/all/accuracy.csv"]),
+        ("merging", {"mode": "linear", "method": "ensemble", "task": "digits"}, "ensemble",
+         ["subsets/tiny/0/linear/ensemble.csv"]),
+        ("subsets", {"mode": "posthoc", "subset": "shapes", "task": "digits"}, "shapes",
+         ["subsets/tiny/0/posthoc/subsets.csv"]),
+    ],
+)  # fmt: skip
+def test_a_row_leads_to_the_files_that_hold_it(analysed, plan, monkeypatch, name, row, edit, files):
+    monkeypatch.chdir(analysed[0].root)
+    path = f"results/embedded/tables/{name}.csv"
+    chain = trace(path, find_row(path, row), audit([path], plan))
+    assert chain["edit"]["name"] == edit
+    assert [file["path"] for file in chain["measured"]] == [f"results/embedded/{f}" for f in files]
+    trained = {file["path"].split("/")[-2] for file in chain["checkpoints"]}
+    if "mode" in row:
+        assert trained == {"nonlinear" if row["mode"] == "posthoc" else row["mode"]}
 
 
 def test_a_changed_image_count_reruns_no_training(analysed, tmp_path):
