@@ -1,13 +1,16 @@
 """The tangent kernel against dense Jacobians, and kernel regression against linear training."""
 
+from itertools import accumulate
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from task_arithmetic.encoders import build_clip
-from task_arithmetic.kernel import eigenfunctions, tangent_kernel
+from task_arithmetic.kernel import AllocationCount, eigenfunctions, tangent_kernel
 from task_arithmetic.tangent import linearize
 
 ARCHITECTURE = {
@@ -115,3 +118,44 @@ def test_eigenfunctions_vanish_where_the_kernel_does():
     assert len(found.values) == 2
     assert found.trace == pytest.approx(2)
     assert (found.at(np.zeros((4, 3))) == 0).all()
+
+
+def allocated(run):
+    """Return the most bytes that torch allocated at once while a function ran."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+
+
+RESNET = {**ARCHITECTURE["vision_cfg"], "image_size": 32, "layers": [1, 1, 1, 1], "head_width": 64}
+
+
+@pytest.mark.parametrize(
+    ("vision", "memory"),
+    [(ARCHITECTURE["vision_cfg"], 6), (ARCHITECTURE["vision_cfg"], 20), (RESNET, 6)],
+)
+def test_all_that_is_allocated_stays_within_the_memory_given(vision, memory):
+    torch.manual_seed(0)
+    tower = build_clip({**ARCHITECTURE, "vision_cfg": vision}).visual.eval()
+    size = sum(p.nbytes for p in tower.parameters())
+    limit = memory * size
+    head, images = torch.randn(3, 6), torch.randn(4, 3, vision["image_size"], vision["image_size"])
+    peak = allocated(lambda: tangent_kernel(tower, head, images, images, limit))
+    assert peak <= limit
+    # And it is used: the blocks are not merely small.
+    assert peak > 0.4 * limit
+
+
+def test_the_count_of_allocations_is_that_of_the_allocator():
+    tower = build_clip(ARCHITECTURE).visual
+    images = torch.randn(3, 3, 8, 8)
+
+    def run():
+        tower(images).sum().backward()
+        tower.zero_grad()
+
+    run()
+    with AllocationCount() as count:
+        run()
+    assert count.peak == pytest.approx(allocated(run), rel=0.02)

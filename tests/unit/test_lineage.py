@@ -170,6 +170,12 @@ def test_a_reused_file_is_checked_and_recorded_like_an_input(tmp_path):
         step.reuses([reused])
 
 
-def test_the_shipped_encoder_has_a_record_that_describes_it():
-    shipped = lineage.PACKAGE.parent / "assets" / "tiny" / "encoder.safetensors"
-    assert read_record(shipped)["outputs"][0]["sha256"] == sha256(shipped)
+SHIPPED = sorted((lineage.PACKAGE.parent / "assets" / "tiny").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("shipped", SHIPPED, ids=[path.stem for path in SHIPPED])
+def test_what_is_shipped_has_a_record_that_describes_it(shipped):
+    record = read_record(shipped)
+    assert record["artifact"] == f"workflow/assets/tiny/{shipped.name}"
+    assert record["outputs"][0]["sha256"] == sha256(shipped)
+    assert not record["git"]["dirty"]

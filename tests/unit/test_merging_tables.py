@@ -10,6 +10,7 @@ from task_arithmetic.merging_tables import half_width, subset_means
 
 KEY = ("tiny", 0, "nonlinear")
 OWN = {"a": 0.8, "b": 0.5, "c": 1.0}
+TARGETS = ["a", "b-2"]
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def summed(single):
         rows_of("b+c", {"b": 0.45, "c": 0.8}),
         rows_of("a+b+c", {"a": 0.6, "b": 0.4, "c": 0.8}),
     ])
-    return merging_tables.subsets(rows, single)
+    return merging_tables.subsets(rows, single, list(OWN))
 
 
 def test_merged_models_are_normalized_and_name_their_paper(single):
@@ -51,7 +52,7 @@ def test_merged_models_are_normalized_and_name_their_paper(single):
         rows_of("ties", {"a": 0.4, "b": 0.5, "c": 0.9}),
         rows_of("ensemble", {"a": 0.8, "b": 0.5, "c": 1.0}, alpha=np.nan),
     ])
-    table = merging_tables.merging(rows, single)
+    table = merging_tables.merging(rows, single, list(OWN))
     ties = table[table.method == "ties"].set_index("task")
     assert ties.normalized_accuracy.to_dict() == pytest.approx({"a": 0.5, "b": 1.0, "c": 0.9})
     assert ties.accuracy_se["a"] == pytest.approx(np.sqrt(0.4 * 0.6 / 1000))
@@ -65,7 +66,7 @@ def test_merged_models_are_normalized_and_name_their_paper(single):
 
 def test_a_merged_model_without_its_single_task_model_is_an_error(single):
     with pytest.raises(ValueError, match="task d"):
-        merging_tables.merging(rows_of("addition", {"d": 0.5}), single)
+        merging_tables.merging(rows_of("addition", {"d": 0.5}), single, ["d"])
 
 
 def test_every_merging_method_has_a_heading_and_a_paper():
@@ -119,13 +120,13 @@ def negations():
 @pytest.fixture
 def forgotten():
     rows = []
-    for task in ("a", "b-2"):
+    for task in TARGETS:
         for method, (target, control) in {
             "finetuned": (0.9, 0.5), "ascent": (0.0, 0.05), "random": (0.4, 0.6),
         }.items():  # fmt: skip
             rows.append(rows_of(f"{method}-{task}", {task: target, "scenes": control}, alpha=1.0))
     rows.append(rows_of("scaled_ascent-a", {"a": 0.3, "scenes": 0.57}, alpha=0.2))
-    return merging_tables.negation_baselines(pd.concat(rows), negations())
+    return merging_tables.negation_baselines(pd.concat(rows), negations(), TARGETS)
 
 
 def test_baselines_stand_beside_the_negated_nonlinear_vector(forgotten):
@@ -159,7 +160,7 @@ def run_rows(run, accuracy, single_accuracy, cosine):
 def ablated(single):
     runs = ("rate-0.0008", "rate-0.0002", "steps-10", "reseeded", "interchanged")
     rows = [run_rows(run, 0.4 + 0.01 * i, 0.5, 0.2 * i) for i, run in enumerate(runs)]
-    return merging_tables.ablations(pd.concat(rows), single)
+    return merging_tables.ablations(pd.concat(rows), single, list(OWN))
 
 
 def test_runs_are_normalized_by_the_ordinary_models(ablated):
@@ -168,8 +169,8 @@ def test_runs_are_normalized_by_the_ordinary_models(ablated):
     assert row.single_accuracy_se == pytest.approx(np.sqrt(0.25 / 500))
 
 
-def cosine_rows():
-    tasks, layers = ["a", "b", "c"], ["all layers", "stem", "block 1"]
+def cosine_rows(wanted=tuple(OWN)):
+    tasks, layers = list(OWN), ["all layers", "stem", "block 1"]
     rows = [
         (*KEY[:2], mode, layer, s, t, 1.0 if s == t else -0.1 * (1 + i))
         for mode in ("nonlinear", "linear")
@@ -178,7 +179,7 @@ def cosine_rows():
         for t in tasks
     ]
     columns = ["model", "seed", "mode", "layer", "first", "second", "cosine"]
-    return merging_tables.similarity(pd.DataFrame(rows, columns=columns))
+    return merging_tables.similarity(pd.DataFrame(rows, columns=columns), wanted)
 
 
 def test_similarity_has_each_pair_once_and_sizes_by_layer():
@@ -195,14 +196,14 @@ def texts(figure):
 
 def test_figures_have_named_axes_units_and_every_series(single, summed, forgotten, ablated):
     merged = merging_tables.merging(
-        pd.concat([rows_of(name, OWN) for name in ("addition", "ties")]), single
+        pd.concat([rows_of(name, OWN) for name in ("addition", "ties")]), single, list(OWN)
     )
     drawn = {
-        "merging_methods": merging_figures.merging_methods(merged),
-        "pairs": merging_figures.pairs(summed),
-        "subsets": merging_figures.subsets(summed),
-        "negation_baselines": merging_figures.negation_baselines(forgotten, negations()),
-        "ablations": merging_figures.ablations(ablated),
+        "merging_methods": merging_figures.merging_methods(merged, list(OWN)),
+        "pairs": merging_figures.pairs(summed, list(OWN)),
+        "subsets": merging_figures.subsets(summed, list(OWN)),
+        "negation_baselines": merging_figures.negation_baselines(forgotten, negations(), TARGETS),
+        "ablations": merging_figures.ablations(ablated, list(OWN)),
     }
     for name, figure in drawn.items():
         labels = [
@@ -216,12 +217,30 @@ def test_figures_have_named_axes_units_and_every_series(single, summed, forgotte
 
 
 def test_pairs_are_drawn_where_they_were_measured(summed):
-    (points, *_), *_ = [panel.lines for panel in merging_figures.pairs(summed).axes]
+    (points, *_), *_ = [panel.lines for panel in merging_figures.pairs(summed, list(OWN)).axes]
     drawn = list(zip(*points.get_data(), strict=True))
     np.testing.assert_allclose(drawn, [(0.75, 0.8), (0.9, 0.9), (0.9, 0.8)])
 
 
 def test_the_heat_map_shows_every_cosine_over_all_layers():
-    square, layers, *_ = merging_figures.cosine_similarity(cosine_rows()).axes
+    square, layers, *_ = merging_figures.cosine_similarity(cosine_rows(), list(OWN)).axes
     assert [text.get_text() for text in square.texts] == ["-0.10"] * 6
     assert layers.images[0].get_array().shape == (2, 3)
+
+
+def test_tables_and_figures_keep_the_tasks_in_the_order_wanted(single, summed):
+    wanted = ["c", "a", "b"]
+    rows = pd.concat([rows_of(name, OWN) for name in ("ties", "addition")])
+    merged = merging_tables.merging(rows, single, wanted)
+    assert list(merged.task) == 2 * wanted
+    assert list(merged.method.unique()) == ["ties", "addition"]
+    cosines = cosine_rows(wanted)
+    pairs = list(zip(cosines["first"], cosines["second"], strict=True))
+    assert pairs == 2 * 3 * [("c", "a"), ("c", "b"), ("a", "b")]
+    square, layers, *_ = merging_figures.cosine_similarity(cosines, wanted).axes
+    assert [label.get_text() for label in square.get_xticklabels()] == wanted
+    assert [label.get_text() for label in layers.get_xticklabels()] == ["c, a", "c, b", "a, b"]
+    # Of the pair a+c, c is now the first.
+    (points, *_), *_ = [panel.lines for panel in merging_figures.pairs(summed, wanted).axes]
+    drawn = list(zip(*points.get_data(), strict=True))
+    np.testing.assert_allclose(drawn, [(0.75, 0.8), (0.9, 0.9), (0.8, 0.9)])

@@ -1,8 +1,16 @@
 """The analyses on a finished project: what they run, and what comes out."""
 
+import json
+
 import pandas as pd
 import pytest
 from projects import TASKS
+
+from task_arithmetic.artifacts import canonical_json, sha256
+from task_arithmetic.audit import audit
+from task_arithmetic.lineage import read_record
+from task_arithmetic.plan import present_plan
+from task_arithmetic.trace import find_row, trace
 
 MODES = ["nonlinear", "posthoc", "linear"]
 GRID = [0.5, 1.0]
@@ -27,7 +35,7 @@ SUMS = {
         "coefficients": GRID,
     },
     "analogies": {
-        "styles": [["letters_printed", "letters"]], "modes": MODES, "samples": [8],
+        "styles": [["printed", "shapes"]], "modes": ["nonlinear", "posthoc"], "samples": [8],
         "finetuning": {"steps": 2}, "sample_finetuning": {"steps": 2}, "coefficients": GRID,
     },
 }  # fmt: skip
@@ -37,7 +45,6 @@ TABLES = ["costs", "disentanglement", "initialization", "initialization_disentan
 FIGURES = ["costs", "disentanglement_diagonals", "disentanglement_planes", "emergence",
            "initialization", "kernel", "linear_regime", "merging_methods", "pairs", "subsets",
            "negation_baselines", "ablations", "analogies"]  # fmt: skip
-STYLES = SUMS["analogies"]["styles"][0]
 JOBS = [
     *(f"table {table}" for table in TABLES),
     *(f"page of table {table}" for table in TABLES),
@@ -62,13 +69,12 @@ JOBS = [
     *(f"sums over all subsets, {mode}, seed 0" for mode in ("posthoc", "linear")),
     "baselines of negation, seed 0",
     "ablations of addition, seed 0",
-    *(f"dataset {style}" for style in STYLES),
-    *(f"zero-shot head of {style} for tiny" for style in STYLES),
-    *(
-        f"sub-populations of {'+'.join(STYLES)}, tiny, {mode}, seed 0"
-        for mode in ("nonlinear", "linear")
-    ),
-    *(f"analogies of {'+'.join(STYLES)}, tiny, {mode}, seed 0" for mode in MODES),
+    "dataset printed",
+    "pictures of the datasets",
+    "zero-shot head of printed for tiny",
+    "sub-populations of printed+shapes, tiny, nonlinear, seed 0",
+    "analogies of printed+shapes, tiny, nonlinear, seed 0",
+    "analogies of printed+shapes, tiny, posthoc, seed 0",
 ]
 
 
@@ -76,7 +82,14 @@ JOBS = [
 def analysed(finished_project, tmp_path_factory):
     """Return a finished project with analyses configured, and the jobs planned for them."""
     project = finished_project.copy_to(tmp_path_factory.mktemp("analyses") / "project")
-    project.configure(lambda config: config.update(analyses=ANALYSES, **SUMS))
+
+    def add(config):
+        config.update(analyses=ANALYSES, **SUMS)
+        shapes = config["datasets"]["shapes"]
+        printed = {**shapes, "source": {**shapes["source"], "style": "clean"}}
+        config["datasets"]["printed"] = printed
+
+    project.configure(add)
     planned = project.planned("all")
     done = project.run("--cores", "2", "all")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
@@ -125,8 +138,9 @@ def test_sums_by_a_pass_and_from_stored_features_agree(analysed, mode):
 
 def test_every_analogy_is_measured_in_every_mode_and_with_samples_in_one(analysed):
     rows = table(analysed, "analogies")
-    targets = {f"{style}-{half}" for style in STYLES for half in ("first", "second")}
-    for mode in MODES:
+    (styles,) = SUMS["analogies"]["styles"]
+    targets = {f"{style}-{half}" for style in styles for half in ("first", "second")}
+    for mode in SUMS["analogies"]["modes"]:
         found = rows[rows["mode"] == mode]
         methods = {"zero-shot", "analogy", "fine-tuned"}
         if mode == "nonlinear":
@@ -141,6 +155,65 @@ def test_every_analogy_is_measured_in_every_mode_and_with_samples_in_one(analyse
     assert (start.groupby("target")["accuracy"].nunique() == 1).all()
 
 
+@pytest.fixture(scope="module")
+def plan(analysed):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(analysed[0].root)
+        return present_plan()
+
+
+PAPERS = ["single_task", "task_addition", "task_negation"]
+
+
+@pytest.mark.parametrize("name", [*PAPERS, "similarity", *TABLES])
+def test_every_table_can_be_traced_to_its_data(analysed, plan, monkeypatch, name):
+    monkeypatch.chdir(analysed[0].root)
+    path = f"results/embedded/tables/{name}.csv"
+    first = pd.read_csv(path).astype(str).iloc[0]
+    row = find_row(path, first[first != "nan"].to_dict())
+    chain = json.loads(canonical_json(trace(path, row, audit([path], plan))))
+    assert chain["measured"][0]["rows"]
+    assert chain["encoder"]
+    assert chain["heads"] or name == "similarity"
+    assert any(file["path"].endswith("train.parquet") for file in chain["datasets"])
+    # The kernel is that of θ0: nothing is trained.
+    assert bool(chain["checkpoints"]) == (name != "kernel")
+    places = ["selection", "validation", "measured", "checkpoints", "encoder", "heads", "datasets"]
+    for file in (chain["table"], *(file for place in places for file in chain[place])):
+        assert file["sha256"] == sha256(analysed[0].root / file["path"])
+        assert file["verdict"] == "ok"
+    for checkpoint in chain["checkpoints"]:
+        assert checkpoint["settings"]["hyperparameters"]["seed"] in {0, 1000}
+    assert {"dataset", read_record(path)["step"]} <= {code["step"] for code in chain["code"]}
+    assert list(chain["audit"]) == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "edit", "files"),
+    [
+        ("negation_baselines", {"method": "negated", "task": "digits"}, "negation-digits",
+         ["edits/tiny/0/nonlinear/negation-digits/test.csv"]),
+        ("negation_baselines", {"method": "random", "task": "digits"}, "random-digits",
+         ["negation_baselines/tiny/0/test.csv"]),
+        ("linear_regime", {"fine_tuning": "linear", "task": "digits"}, "single-digits",
+         ["analyses/tiny/0/linear_weights.csv", "edits/tiny/0/linear/all/accuracy.csv"]),
+        ("merging", {"mode": "linear", "method": "ensemble", "task": "digits"}, "ensemble",
+         ["subsets/tiny/0/linear/ensemble.csv"]),
+        ("subsets", {"mode": "posthoc", "subset": "shapes", "task": "digits"}, "shapes",
+         ["subsets/tiny/0/posthoc/subsets.csv"]),
+    ],
+)  # fmt: skip
+def test_a_row_leads_to_the_files_that_hold_it(analysed, plan, monkeypatch, name, row, edit, files):
+    monkeypatch.chdir(analysed[0].root)
+    path = f"results/embedded/tables/{name}.csv"
+    chain = trace(path, find_row(path, row), audit([path], plan))
+    assert chain["edit"]["name"] == edit
+    assert [file["path"] for file in chain["measured"]] == [f"results/embedded/{f}" for f in files]
+    trained = {file["path"].split("/")[-2] for file in chain["checkpoints"]}
+    if "mode" in row:
+        assert trained == {"nonlinear" if row["mode"] == "posthoc" else row["mode"]}
+
+
 def test_a_changed_image_count_reruns_no_training(analysed, tmp_path):
     project = analysed[0].copy_to(tmp_path / "project")
     project.configure(lambda config: config["analyses"]["disentanglement"].update(images=10))
@@ -150,4 +223,7 @@ def test_a_changed_image_count_reruns_no_training(analysed, tmp_path):
         "table disentanglement",
         "figure disentanglement_diagonals",
         "figure disentanglement_planes",
+        "page of table disentanglement",
+        "page of what was run",
+        "page of the provenance",
     }

@@ -84,6 +84,17 @@ def test_every_table_and_mode_can_be_traced(plan, table, row, edit, modes):
     assert chain["measured"]
 
 
+def test_a_row_that_is_about_no_edit_leads_to_the_rows_like_itself(plan):
+    row = {"mode": "linear", "layer": "stem", "first": "digits", "second": "shapes"}
+    chain = traced(plan, "similarity", **row)
+    assert chain["edit"] is None
+    (measured,) = chain["measured"]
+    assert measured["rows"] == [chain["row"]]
+    assert measured["settings"]["tasks"] == ["digits", "shapes"]
+    assert len(chain["checkpoints"]) == 4
+    assert list(chain["audit"]) == ["ok"]
+
+
 def test_the_chain_is_shown_as_a_tree(finished_project):
     done = finished_project.run(
         "trace", f"{TABLES}/task_addition.csv", "--row", "task=digits,mode=posthoc",
@@ -107,6 +118,7 @@ def test_the_chain_is_shown_as_a_tree(finished_project):
         ("task_addition.csv", {"task": "cats", "mode": "linear"}, "expected one row"),
         ("task_addition.csv", {"tusk": "digits"}, r"found \['tusk'\]"),
         ("task_addition.md", {"task": "digits"}, "expected the CSV file"),
+        ("../summary/mean_curves.csv", {"mode": "linear"}, "expected the CSV file"),
     ],
 )
 def test_a_row_that_is_not_one_row_is_explained(table, row, message):

@@ -223,6 +223,18 @@ def get_analysis_files(analysis, name, modes=None):
     )
 
 
+def get_merging_table_settings(wildcards):
+    """Return which table is made, and the tasks in their configured order."""
+    return canonical_json({"table": wildcards.merging_table, "tasks": config["tasks"]})
+
+
+def get_merging_figure_settings(wildcards):
+    """Return which figure is drawn, and the tasks in their configured order."""
+    return canonical_json(
+        {"figure": wildcards.merging_figure, "tasks": config["tasks"]}
+    )
+
+
 def get_merging_measured(wildcards):
     """Return the measurements that a table of these analyses joins."""
     tangent = [mode for mode in config["modes"] if mode in TANGENT_MODES]

@@ -256,13 +256,14 @@ rule merging_table:
         mem_mb=2000,
         runtime=10,
     params:
+        settings=get_merging_table_settings,
         code=code_digest("merging_tables"),
     message:
         "table {wildcards.merging_table}"
     shell:
-        "task-arithmetic merging-table {wildcards.merging_table}"
-        " --measured '{input.measured}' --tables '{input.tables}' --csv {output.csv} --markdown {output.markdown}"
-        " --latex {output.latex} --log {log}"
+        "task-arithmetic merging-table --settings {params.settings:q}"
+        " --measured '{input.measured}' --tables '{input.tables}' --csv {output.csv}"
+        " --markdown {output.markdown} --latex {output.latex} --log {log}"
 
 
 rule merging_figure:
@@ -285,9 +286,10 @@ rule merging_figure:
         mem_mb=2000,
         runtime=10,
     params:
+        settings=get_merging_figure_settings,
         code=code_digest("merging_figures"),
     message:
         "figure {wildcards.merging_figure}"
     shell:
-        "task-arithmetic merging-figure {wildcards.merging_figure}"
+        "task-arithmetic merging-figure --settings {params.settings:q}"
         " --tables '{input.tables}' --png {output.png} --pdf {output.pdf} --log {log}"

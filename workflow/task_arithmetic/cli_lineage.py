@@ -76,7 +76,7 @@ def trace(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     configfile: ConfigFile = None,
 ) -> None:
-    """Show where one row of a table comes from: α, curves, checkpoints, training, data, code."""
+    """Show where one row of a table comes from: what was measured, α, training, data, code."""
     start(None)
     from task_arithmetic.audit import audit as audit_files
     from task_arithmetic.plan import present_plan

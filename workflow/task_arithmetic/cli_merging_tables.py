@@ -67,7 +67,7 @@ def similarity(
 
 @app.command()
 def merging_table(
-    name: Annotated[MergingTable, typer.Argument(help="Which table.")],
+    settings: Annotated[Any, settings_of("table", "tasks")],
     measured: Annotated[Any, files("Measured accuracies.")],
     csv: Annotated[Path, one_file("Tidy CSV to write.")],
     markdown: Annotated[Path, one_file("Markdown to write.")],
@@ -81,11 +81,12 @@ def merging_table(
 
     from task_arithmetic import merging_tables
 
+    name = MergingTable(settings["table"])
     inputs, outputs = [*measured, *tables], [csv, markdown, latex]
-    with recorded_step("merging-table", {}, ("merging_tables",), inputs, outputs):
+    with recorded_step("merging-table", settings, ("merging_tables",), inputs, outputs):
         make = getattr(merging_tables, name)
         rows = pd.concat(map(read_csv, measured), ignore_index=True)
-        table = make(rows, *map(read_csv, tables))
+        table = make(rows, *map(read_csv, tables), settings["tasks"])
         write_csv(csv, table)
         write_text(markdown, merging_tables.render(name, table, "markdown"))
         write_text(latex, merging_tables.render(name, table, "latex"))
@@ -93,7 +94,7 @@ def merging_table(
 
 @app.command()
 def merging_figure(
-    name: Annotated[MergingFigure, typer.Argument(help="Which figure.")],
+    settings: Annotated[Any, settings_of("figure", "tasks")],
     tables: Annotated[Any, files("The tables that it draws.")],
     png: Annotated[Path, one_file("PNG to write.")],
     pdf: Annotated[Path, one_file("PDF to write.")],
@@ -103,5 +104,6 @@ def merging_figure(
     start(log)
     from task_arithmetic import figures, merging_figures
 
-    with recorded_step("merging-figure", {}, ("merging_figures",), tables, [png, pdf]):
-        figures.save(getattr(merging_figures, name)(*map(read_csv, tables)), png)
+    draw = getattr(merging_figures, MergingFigure(settings["figure"]))
+    with recorded_step("merging-figure", settings, ("merging_figures",), tables, [png, pdf]):
+        figures.save(draw(*map(read_csv, tables), settings["tasks"]), png)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import product
+from collections.abc import Sequence
+from itertools import combinations, product
 from math import comb
 
 import numpy as np
@@ -25,13 +26,13 @@ from task_arithmetic.figures import (
 )
 from task_arithmetic.merging_tables import BASELINES, METHODS, half_width, subset_means
 from task_arithmetic.similarity import ALL_LAYERS
-from task_arithmetic.tables import MODES, axes
+from task_arithmetic.tables import MODES, axes, in_task_order
 
 _NORMALIZED = "normalized_accuracy"
 
 
 @styled
-def merging_methods(table: pd.DataFrame) -> Figure:
+def merging_methods(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
     """Draw the mean normalized test accuracy of every merging method, by mode.
 
     One panel per model. A bar reaches two standard errors to both sides (test images, and spread
@@ -39,10 +40,12 @@ def merging_methods(table: pd.DataFrame) -> Figure:
 
     Args:
         table: What `merging_tables.merging` returns.
+        tasks: The tasks; others are not drawn.
 
     Returns:
         The figure.
     """
+    table = table[table["task"].isin(tasks)]
     models, _, modes = axes(table)
     methods = [name for name in METHODS if name in set(table["method"])]
     figure, panels = panel_grid(1, len(models))
@@ -76,7 +79,7 @@ def merging_methods(table: pd.DataFrame) -> Figure:
 
 
 @styled
-def pairs(table: pd.DataFrame) -> Figure:
+def pairs(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
     """Draw both normalized accuracies of every model edited with the sum of two task vectors.
 
     One row per model, one panel per mode; a point per pair and seed, mean over seeds. The upper
@@ -84,11 +87,12 @@ def pairs(table: pd.DataFrame) -> Figure:
 
     Args:
         table: What `merging_tables.subsets` returns.
+        tasks: The tasks in the order wanted: the first of a pair is drawn along the x axis.
 
     Returns:
         The figure.
     """
-    own = table[(table["size"] == 2) & table["member"]]
+    own = in_task_order(table[(table["size"] == 2) & table["member"]], ["subset"], tasks)
     models, _, modes = axes(own)
     figure, panels = panel_grid(len(models), len(modes))
     figure.set_size_inches(2.5 * len(modes) + 0.4, 2.5 * len(models) + 0.5)
@@ -96,9 +100,8 @@ def pairs(table: pd.DataFrame) -> Figure:
     high = max(own["normalized_accuracy"].max(), 1) + 0.02
     for row, model in zip(panels, models, strict=True):
         for panel, (mode, look) in zip(row, looks_of(modes).items(), strict=True):
-            means = (
-                rows_of(own, model, mode).groupby(["subset", "task"])["normalized_accuracy"].mean()
-            )
+            of_task = rows_of(own, model, mode).groupby(["subset", "task"], sort=False)
+            means = of_task["normalized_accuracy"].mean()
             points = means.groupby("subset").agg(["first", "last"])
             panel.plot(
                 points["first"],
@@ -119,7 +122,7 @@ def pairs(table: pd.DataFrame) -> Figure:
 
 
 @styled
-def subsets(table: pd.DataFrame) -> Figure:
+def subsets(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
     """Draw normalized accuracy against the number of task vectors in the sum.
 
     One row per model: mean over all tasks on the left, over the tasks of the sum on the right. A
@@ -128,18 +131,19 @@ def subsets(table: pd.DataFrame) -> Figure:
 
     Args:
         table: What `merging_tables.subsets` returns.
+        tasks: All tasks that vectors were summed of.
 
     Returns:
         The figure.
     """
-    means, tasks = subset_means(table), table["task"].nunique()
+    means = subset_means(table)
     models, seeds, modes = axes(means)
     figure, panels = panel_grid(len(models), 2)
     for row, model in zip(panels, models, strict=True):
         for panel, column in zip(row, ("all", "own"), strict=True):
             for mode, look in looks_of(modes).items():
                 of_size = rows_of(means, model, mode).dropna(subset=column).groupby("size")[column]
-                widths = [half_width(v, comb(tasks, size) * len(seeds)) for size, v in of_size]
+                widths = [half_width(v, comb(len(tasks), size) * len(seeds)) for size, v in of_size]
                 sizes = of_size.mean().index
                 panel.errorbar(sizes, of_size.mean(), yerr=np.nan_to_num(widths), **look)
                 panel.fill_between(
@@ -155,7 +159,7 @@ def subsets(table: pd.DataFrame) -> Figure:
 
 
 @styled
-def cosine_similarity(table: pd.DataFrame) -> Figure:
+def cosine_similarity(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
     """Draw cosines between task vectors: over all parameters, and of each pair in each layer.
 
     One row per model and fine-tuning mode: a square of tasks on the left, pairs by layers on the
@@ -163,6 +167,7 @@ def cosine_similarity(table: pd.DataFrame) -> Figure:
 
     Args:
         table: What `merging_tables.similarity` returns.
+        tasks: The tasks in the order wanted.
 
     Returns:
         The figure.
@@ -178,9 +183,7 @@ def cosine_similarity(table: pd.DataFrame) -> Figure:
     shades = {"cmap": "cividis", "vmin": means.min(), "vmax": means.max()}
     for row, (model, mode) in zip(panels, rows, strict=True):
         by_layer = means[model, mode].unstack("layer", sort=False)
-        square = by_layer[ALL_LAYERS].unstack("second")
-        tasks = sorted({*square.index, *square.columns})
-        square = square.reindex(index=tasks, columns=tasks)
+        square = by_layer[ALL_LAYERS].unstack("second").reindex(index=tasks, columns=tasks)
         square = square.fillna(square.T)
         row[0].imshow(square, **shades)
         for (y, x), value in np.ndenumerate(square.to_numpy()):
@@ -191,7 +194,7 @@ def cosine_similarity(table: pd.DataFrame) -> Figure:
         row[0].set_xticks(range(len(tasks)), tasks, rotation=90)
         row[0].set_yticks(range(len(tasks)), tasks)
         row[0].set_title(f"{model}: {MODES.get(mode, mode)}, all layers")
-        layers = by_layer.drop(columns=ALL_LAYERS).sort_index()
+        layers = by_layer.drop(columns=ALL_LAYERS).reindex(combinations(tasks, 2))
         shaded = row[1].imshow(layers.T, aspect="auto", **shades)
         pairs = [f"{first}, {second}" for first, second in layers.index]
         row[1].set_xticks(range(len(pairs)), pairs, rotation=90, size=6)
@@ -204,7 +207,9 @@ def cosine_similarity(table: pd.DataFrame) -> Figure:
 
 
 @styled
-def negation_baselines(table: pd.DataFrame, negations: pd.DataFrame) -> Figure:
+def negation_baselines(
+    table: pd.DataFrame, negations: pd.DataFrame, tasks: Sequence[str]
+) -> Figure:
     """Draw target against control accuracy of negations and of what they are compared with.
 
     One panel per model. A large marker is the mean over tasks (and seeds), small ones are single
@@ -213,10 +218,12 @@ def negation_baselines(table: pd.DataFrame, negations: pd.DataFrame) -> Figure:
     Args:
         table: What `merging_tables.negation_baselines` returns.
         negations: What `tables.task_negation` returns.
+        tasks: The tasks; others are not drawn.
 
     Returns:
         The figure.
     """
+    table, negations = (rows[rows["task"].isin(tasks)] for rows in (table, negations))
     models, _, modes = axes(negations)
     others = [method for method in BASELINES if method not in {"pretrained", "negated"}]
     markers = dict(zip(others, ("*", "X", "v", "P"), strict=True))
@@ -254,7 +261,7 @@ def negation_baselines(table: pd.DataFrame, negations: pd.DataFrame) -> Figure:
 
 
 @styled
-def ablations(table: pd.DataFrame) -> Figure:
+def ablations(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
     """Draw how addition depends on learning rate, on the number of steps, and on the seed.
 
     One row per model. Accuracies are means over tasks and seeds, relative to the ordinary
@@ -263,10 +270,12 @@ def ablations(table: pd.DataFrame) -> Figure:
 
     Args:
         table: What `merging_tables.ablations` returns.
+        tasks: The tasks; others are not drawn.
 
     Returns:
         The figure.
     """
+    table = table[table["task"].isin(tasks)]
     models, _, _ = axes(table)
     single = table["single_accuracy"] * table["normalized_accuracy"] / table["accuracy"]
     table = table.assign(normalized_single=single)

@@ -1,18 +1,26 @@
 """Tables of merging and of the other analyses of sums of task vectors: strict joins, no torch.
 
-Each function takes measured rows (`curves.CURVE_COLUMNS`) and what `tables.single_task` returns,
-and gives one tidy observation per row; the layouts say how `rendering` shows them.
+Each function takes measured rows (`curves.CURVE_COLUMNS`), what `tables.single_task` returns, and
+the tasks in the order wanted, and gives one tidy observation per row; the layouts say how
+`rendering` shows them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import comb
 from typing import Literal
 
 import pandas as pd
 
 from task_arithmetic.rendering import Layout, Metric, render_cells, render_grid
-from task_arithmetic.tables import axes, look_up, standard_error, with_normalized
+from task_arithmetic.tables import (
+    axes,
+    in_task_order,
+    look_up,
+    standard_error,
+    with_normalized,
+)
 
 # Method: heading, and the paper that it is from.
 METHODS = {
@@ -103,13 +111,14 @@ LAYOUTS = {
 }
 
 
-def merging(tests: pd.DataFrame, singles: pd.DataFrame) -> pd.DataFrame:
+def merging(tests: pd.DataFrame, singles: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
     """Tabulate merged models, each at its selected α.
 
     Args:
         tests: Test rows of every method; the edit is the method's name, and α is missing where a
             method has none.
         singles: What `tables.single_task` returns.
+        tasks: Task names in the order wanted.
 
     Returns:
         Columns model, seed, mode, method, source (the paper), task, alpha, accuracy and
@@ -118,15 +127,17 @@ def merging(tests: pd.DataFrame, singles: pd.DataFrame) -> pd.DataFrame:
     rows = tests.rename(columns={"edit": "method", "dataset": "task"})
     rows["source"] = rows["method"].map({name: source for name, (_, source) in METHODS.items()})
     keys = ["model", "seed", "mode", "method", "source", "task"]
-    return with_accuracies(rows, singles)[[*keys, "alpha", *ACCURACIES]]
+    table = with_accuracies(rows, singles)[[*keys, "alpha", *ACCURACIES]]
+    return in_task_order(table, ["model", "seed", "mode", "method"], tasks)
 
 
-def subsets(tests: pd.DataFrame, singles: pd.DataFrame) -> pd.DataFrame:
+def subsets(tests: pd.DataFrame, singles: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
     """Tabulate the sums over subsets of task vectors, each at its own selected α.
 
     Args:
         tests: Test rows; the edit is the subset's tasks joined by `+`.
         singles: What `tables.single_task` returns.
+        tasks: Task names in the order wanted.
 
     Returns:
         Columns model, seed, mode, size, subset, alpha, task, member (whether the task's vector is
@@ -137,28 +148,36 @@ def subsets(tests: pd.DataFrame, singles: pd.DataFrame) -> pd.DataFrame:
     rows["size"] = members.str.len()
     rows["member"] = [task in names for task, names in zip(rows["task"], members, strict=True)]
     keys = ["model", "seed", "mode", "size", "subset", "alpha", "task", "member"]
-    return with_accuracies(rows, singles)[[*keys, *ACCURACIES]]
+    table = with_accuracies(rows, singles)[[*keys, *ACCURACIES]]
+    return in_task_order(table, ["model", "seed", "mode", "subset"], tasks)
 
 
-def similarity(rows: pd.DataFrame) -> pd.DataFrame:
+def similarity(rows: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
     """Tabulate cosines between task vectors.
 
     Args:
         rows: Rows of every `similarity` step: model, seed, mode, layer, first, second, cosine.
+        tasks: Task names in the order wanted.
 
     Returns:
-        The same, each pair of different tasks once.
+        The same, each pair of different tasks once, the one that comes first in the order wanted
+        as `first`.
     """
-    return rows[rows["first"] < rows["second"]].reset_index(drop=True)
+    places = {task: place for place, task in enumerate(tasks)}
+    once = rows[rows["first"].map(places) < rows["second"].map(places)]
+    return in_task_order(once, ["model", "seed", "mode", "layer"], tasks, ["first", "second"])
 
 
-def negation_baselines(tests: pd.DataFrame, negations: pd.DataFrame) -> pd.DataFrame:
+def negation_baselines(
+    tests: pd.DataFrame, negations: pd.DataFrame, tasks: Sequence[str]
+) -> pd.DataFrame:
     """Tabulate what negation is compared with, beside the negated non-linear task vectors.
 
     Args:
         tests: Test rows of the edits `METHOD-TASK` on the target and on one more dataset, the
             control. An edit without rows had no feasible α.
         negations: What `tables.task_negation` returns.
+        tasks: Task names in the order wanted.
 
     Returns:
         Columns model, seed, mode, method, task, alpha, target_accuracy and control_accuracy, each
@@ -188,15 +207,17 @@ def negation_baselines(tests: pd.DataFrame, negations: pd.DataFrame) -> pd.DataF
     table = pd.concat(parts, ignore_index=True)
     # As trained: there was no α to choose.
     table.loc[table["method"].isin(["finetuned", "ascent"]), "alpha"] = float("nan")
-    return table[["model", "seed", "mode", "method", "task", "alpha", *measures]]
+    table = table[["model", "seed", "mode", "method", "task", "alpha", *measures]]
+    return in_task_order(table, ["model", "seed", "mode", "method"], tasks)
 
 
-def ablations(rows: pd.DataFrame, singles: pd.DataFrame) -> pd.DataFrame:
+def ablations(rows: pd.DataFrame, singles: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
     """Tabulate the runs of the ablations.
 
     Args:
         rows: Rows of every `ablations` step.
         singles: What `tables.single_task` returns.
+        tasks: Task names in the order wanted.
 
     Returns:
         Columns model, seed, mode, run, task, alpha, accuracy, normalized_accuracy (by the ordinary
@@ -207,7 +228,7 @@ def ablations(rows: pd.DataFrame, singles: pd.DataFrame) -> pd.DataFrame:
     rows["single_accuracy_se"] = standard_error(rows["single_accuracy"], rows["total"])
     keys = ["model", "seed", "mode", "run", "task", "alpha"]
     ends = ["single_accuracy", "single_accuracy_se", "cosine", "other_cosine"]
-    return rows[[*keys, *ACCURACIES, *ends]]
+    return in_task_order(rows[[*keys, *ACCURACIES, *ends]], ["model", "seed", "mode", "run"], tasks)
 
 
 def analogies(rows: pd.DataFrame) -> pd.DataFrame:

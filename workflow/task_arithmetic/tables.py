@@ -180,6 +180,31 @@ def axes(*frames: pd.DataFrame) -> tuple[list[str], list[int], list[str]]:
     return list(rows["model"].unique()), sorted(rows["seed"].unique()), ordered_modes(rows["mode"])
 
 
+def in_task_order(
+    rows: pd.DataFrame,
+    groups: Sequence[str],
+    tasks: Sequence[str],
+    columns: Sequence[str] = ("task",),
+) -> pd.DataFrame:
+    """Sort rows by their tasks within each group; the groups stay in the order they come in.
+
+    Args:
+        rows: Rows of a table.
+        groups: The columns that name a group.
+        tasks: Task names in the order wanted.
+        columns: The columns that name tasks, the most significant first.
+
+    Returns:
+        The rows, numbered anew.
+    """
+    places = {task: place for place, task in enumerate(tasks)}
+    order = pd.DataFrame({
+        "group": rows.groupby(list(groups), sort=False).ngroup(),
+        **{column: rows[column].map(places) for column in columns},
+    })
+    return rows.loc[order.sort_values(list(order), kind="stable").index].reset_index(drop=True)
+
+
 def _grid(**levels: Sequence) -> pd.DataFrame:
     return pd.MultiIndex.from_product(levels.values(), names=list(levels)).to_frame(index=False)
 

@@ -21,14 +21,19 @@ def show_trace(chain: Mapping[str, Any]) -> None:
     """
     tree = Tree(_file(chain["table"]))
     tree.add(f"row: {_pairs(chain['row'])}")
-    tree.add(f"edit {chain['edit']['name']}: weights {_pairs(chain['edit']['weights'])}")
+    if edit := chain["edit"]:
+        weights = f": weights {_pairs(edit['weights'])}" if edit["weights"] else ""
+        tree.add(f"edit {edit['name']}{weights}")
     for selection in chain["selection"]:
         branch = tree.add(f"α selected on validation images: {_file(selection)}")
         _add_rows(branch, selection["rows"])
         branch.add(f"rule: {_pairs(selection['rule']) or 'greatest mean normalized accuracy'}")
     for title in ("validation", "measured"):
         for curve in chain[title]:
-            _add_rows(tree.add(f"{title}: {_file(curve)}"), curve["rows"])
+            branch = tree.add(f"{title}: {_file(curve)}")
+            if "settings" in curve:
+                branch.add(f"settings: {canonical_json(curve['settings'])}")
+            _add_rows(branch, curve["rows"])
     for checkpoint in chain["checkpoints"]:
         _add_checkpoint(tree, checkpoint)
     for title in ("encoder", "heads", "datasets"):
@@ -51,8 +56,10 @@ def _add_checkpoint(tree: Tree, checkpoint: Mapping[str, Any]) -> None:
     branch, run = tree.add(f"checkpoint: {_file(checkpoint)}"), checkpoint["run"]
     for vector in checkpoint["vectors"]:
         branch.add(f"task vector: {_file(vector)}")
-    branch.add(f"training: {_pairs(checkpoint['settings']['hyperparameters'])}")
-    branch.add(f"last step: {_pairs(checkpoint['last_step'])}")
+    protocol = checkpoint["settings"].get("hyperparameters")
+    branch.add(f"training: {_pairs(protocol)}" if protocol else "imported, not trained here")
+    if checkpoint["last_step"]:
+        branch.add(f"last step: {_pairs(checkpoint['last_step'])}")
     git = run["git"] or {"commit": "unknown", "dirty": False}
     branch.add(
         f"run: {run['started']}, {run['seconds']} s, {run['device']}, {run['threads']} thread(s), "
