@@ -86,7 +86,7 @@ def merging_table(
     with recorded_step("merging-table", settings, ("merging_tables",), inputs, outputs):
         make = getattr(merging_tables, name)
         rows = pd.concat(map(read_csv, measured), ignore_index=True)
-        table = make(rows, *map(read_csv, tables), settings["tasks"])
+        table = make(rows, *map(read_csv, tables), *_order(name, settings))
         write_csv(csv, table)
         write_text(markdown, merging_tables.render(name, table, "markdown"))
         write_text(latex, merging_tables.render(name, table, "latex"))
@@ -104,6 +104,12 @@ def merging_figure(
     start(log)
     from task_arithmetic import figures, merging_figures
 
-    draw = getattr(merging_figures, MergingFigure(settings["figure"]))
+    name = MergingFigure(settings["figure"])
     with recorded_step("merging-figure", settings, ("merging_figures",), tables, [png, pdf]):
-        figures.save(draw(*map(read_csv, tables), settings["tasks"]), png)
+        draw = getattr(merging_figures, name)
+        figures.save(draw(*map(read_csv, tables), *_order(name, settings)), png)
+
+
+def _order(name: str, settings: dict[str, Any]) -> list[list[str]]:
+    """Return the last argument, the tasks in order; analogies are of datasets, not of tasks."""
+    return [] if name == "analogies" else [settings["tasks"]]
