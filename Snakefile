@@ -11,6 +11,8 @@ if "datasets" not in config:
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/common_models.smk"
+include: "workflow/rules/common_edits.smk"
 include: "workflow/rules/common_merging.smk"
 include: "workflow/rules/common_analogies.smk"
 include: "workflow/rules/common_analyses.smk"
