@@ -18,7 +18,7 @@ from task_arithmetic.artifacts import PipelineError, read_csv
 from task_arithmetic.audit import Node, summarize
 from task_arithmetic.lineage import read_record, record_path
 from task_arithmetic.tables import ordered_modes
-from task_arithmetic.trace_rows import agreeing_rows, names_edit, plain_rows
+from task_arithmetic.trace_rows import agreeing_rows, names_edit, plain_rows, share_number
 
 # The edit that a row is about, where the table's name and not the row says so.
 EDITS = {"task_addition": "addition", "task_negation": "negation-{task}"}
@@ -77,14 +77,14 @@ def trace(table: str, row: Mapping[str, Any], nodes: Mapping[str, Node]) -> dict
         PipelineError: If no file that the table was made of holds the row.
     """
     chain = _Chain(nodes, {path: read_record(path) for path in nodes if record_path(path).exists()})
-    sources = list(chain.sources(table, row))
+    sources = chain.sources(table, row)
     if not sources:
         raise PipelineError(
             f"{table}: expected a measured file with the row {dict(row)} among what it was made "
             "of, found none; delete the table and rerun"
         )
     chosen = [source for source in sources if chain.step(source.path) == "select"]
-    measured = [source for source in sources if source not in chosen]
+    measured = [source for source in sources if chain.step(source.path) != "select"]
     validation = [
         found
         for source in chosen
@@ -135,28 +135,37 @@ class _Chain:
     def settings(self, path: str) -> Mapping[str, Any]:
         return self.records[path]["settings"]
 
-    def sources(self, table: str, row: Mapping[str, Any]) -> Iterator[_Source]:
-        """Yield the files that a row of a table was taken from, also by way of another table."""
+    def sources(self, table: str, row: Mapping[str, Any]) -> list[_Source]:
+        """Return the files that a row of a table was taken from, also by way of another table."""
         name = EDITS.get(Path(table).stem)
         edit = name and name.format(**row)
         found = list(self.holding(table, row, edit))
-        yield from found
         if found:
-            return
+            return found
         for other in self.nodes[table].inputs:
             if Path(other).parent == Path(table).parent:
                 # Its numbers have other names there.
                 place = {key: value for key, value in row.items() if isinstance(value, int | str)}
                 for same in plain_rows(agreeing_rows(read_csv(other), place)):
-                    yield from self.sources(other, same)
+                    if share_number(row, same):
+                        found += self.sources(other, same)
+        if found or None not in row.values():
+            return found
+        # No coefficient was feasible, so that nothing was measured.
+        paths = [path for path in self.measured(table) if self.agrees(path, row)]
+        return [_Source(path, None, pd.DataFrame()) for path in paths]
 
-    def holding(self, made: str, row: Mapping[str, Any], edit: str | None) -> Iterator[_Source]:
-        """Yield the measured files that a file was made of and that hold a row."""
-        paths = [
+    def measured(self, made: str) -> list[str]:
+        """Return the CSV files of single models that a file was made of."""
+        return [
             path
             for path in self.nodes[made].inputs
             if path in self.records and path.endswith(".csv") and "model" in self.settings(path)
         ]
+
+    def holding(self, made: str, row: Mapping[str, Any], edit: str | None) -> Iterator[_Source]:
+        """Yield the measured files that a file was made of and that hold a row."""
+        paths = self.measured(made)
         if row.get("mode") == "pretrained":
             # The pre-trained model is α = 0 of the first mode, as in the table of single tasks.
             modes = ordered_modes(self.settings(path)["mode"] for path in paths)

@@ -37,6 +37,15 @@ def names_edit(row: Mapping[str, Any], edit: str, columns: Collection[str]) -> b
     return edit in names or (kind in {"single", *names} and task == row.get("task"))
 
 
+def share_number(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two rows have a measured number in common, under whatever name."""
+    ours, theirs = (
+        [value for value in values if isinstance(value, float)]
+        for values in (row.values(), other.values())
+    )
+    return any(_same(one, two) for one in ours for two in theirs)
+
+
 def _same(one: Any, other: Any) -> bool:
     """Compare two values, of which numbers have been through text and missing ones are None."""
     if other is None or isinstance(other, float):
