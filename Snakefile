@@ -64,6 +64,16 @@ rule all_analyses:
         get_analysis_tables(),
 
 
+# A target for each analysis: all_merging, all_kernel, …
+for analysis, results in get_analysis_results().items():
+
+    rule:
+        name:
+            f"all_{analysis}"
+        input:
+            results,
+
+
 rule all:
     input:
         rules.all_tables.input,

@@ -106,6 +106,11 @@ def test_analyses_are_made_from_what_is_there(analysed):
     assert project.planned("all") == []
 
 
+def test_every_analysis_is_a_target(analysed):
+    names = [*ANALYSES, *SUMS, "similarity"]
+    assert analysed[0].planned(*(f"all_{name}" for name in names)) == []
+
+
 def test_every_mode_and_start_is_in_the_tables(analysed):
     tables = {name: table(analysed, name) for name in TABLES}
     for name in ("costs", "disentanglement", "initialization"):

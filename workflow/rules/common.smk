@@ -4,13 +4,11 @@ import os
 import sys
 from pathlib import Path
 
-from task_arithmetic.architectures import vocabulary_file
 from task_arithmetic.artifacts import PipelineError, canonical_json
 from task_arithmetic.config import (
     check_config,
     check_duplicate_keys,
     finetuning_of,
-    local_files,
     style_datasets,
 )
 from task_arithmetic.estimates import costs, render_costs

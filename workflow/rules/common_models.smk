@@ -1,5 +1,8 @@
 """Functions of the rules that make datasets, encoders, heads and fine-tuned weights."""
 
+from task_arithmetic.architectures import vocabulary_file
+from task_arithmetic.config import local_files
+
 
 def get_source(name):
     """Return where a dataset comes from."""

@@ -127,3 +127,22 @@ def get_all_results():
             if path.endswith(".png")
         ),
     ]
+
+
+def get_analysis_results():
+    """Return the tables and figures of each configured analysis."""
+    made = {
+        analysis: (MERGING_TABLES[analysis], MERGING_FIGURES[analysis])
+        for analysis in MERGING_TABLES
+        if get_configured({analysis: [analysis]})
+    }
+    for analysis in ANALYSES:
+        figures = ANALYSIS_FIGURES[analysis]
+        made[analysis] = (sorted({*sum(figures.values(), [])}), [*figures])
+    return {
+        analysis: [
+            *expand("<results>/tables/{table}.csv", table=tables),
+            *expand("<results>/figures/{figure}.png", figure=figures),
+        ]
+        for analysis, (tables, figures) in made.items()
+    }
