@@ -124,6 +124,8 @@ def test_the_default_configuration_is_valid(config):
         ("analyses.kernel.pairs", [["digits", "cats"]], "analyses.kernel.pairs.0: expected one of"),
         ("analyses.initialization.tasks", ["digits", "cats"], "analyses.initialization.tasks: "
          "expected one of "),
+        ("analyses.initialization.finetuning.steps", 5, "analyses.initialization.finetuning: "
+         "expected fewer warmup_steps than the 5 steps, found"),
         ("analyses.disentanglement.grids", [0, 1], "analyses.disentanglement: unknown key 'grids'; "
          "did you mean 'grid'?"),
         ("analyses.disentanglement.diagonal", [0, 2], "analyses.disentanglement.diagonal.1: "

@@ -1,5 +1,7 @@
 """What the rules of the analyses share: which ones are configured, and functions of wildcards."""
 
+from task_arithmetic.config import changed_finetuning
+
 ANALYSES = config.get("analyses", {})
 # Figures by the analysis that they belong to, and the table that they are drawn from.
 ANALYSIS_FIGURES = {
@@ -203,7 +205,15 @@ def get_start_vectors_settings(wildcards):
             "model": wildcards.model,
             "start": wildcards.start,
             "hyperparameters": {
-                task: {**seeded, **finetuning_of(config, task, wildcards.model)}
+                task: {
+                    **seeded,
+                    **changed_finetuning(
+                        config,
+                        wildcards.model,
+                        config["datasets"][task].get("finetuning", {}),
+                        INITIALIZATION.get("finetuning", {}),
+                    ),
+                }
                 for task in START_TASKS
             },
         }

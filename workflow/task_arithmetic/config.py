@@ -81,20 +81,20 @@ def finetuning_of(config: Mapping[str, Any], task: str, model: str | None = None
 
 
 def changed_finetuning(
-    config: Mapping[str, Any], model: str | None, changes: Mapping[str, Any]
+    config: Mapping[str, Any], model: str | None, *changes: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the common fine-tuning protocol with changes by model and others.
 
     Args:
         config: A checked configuration.
         model: The model's name; None for one without changes.
-        changes: What goes before what the model changes.
+        *changes: What goes before what the model changes, the last one first.
 
     Returns:
         The protocol, with exactly one of `steps` and `epochs`.
     """
     protocol = dict(config["finetuning"])
-    for own in (config["models"].get(model, {}).get("finetuning", {}), changes):
+    for own in (config["models"].get(model, {}).get("finetuning", {}), *changes):
         if {"steps", "epochs"} & set(own):
             protocol = {key: protocol[key] for key in protocol if key not in {"steps", "epochs"}}
         protocol |= own
@@ -320,6 +320,11 @@ def _analysis_problems(config: Mapping[str, Any]) -> Iterator[str]:
         for task in found:
             if task not in tasks:
                 yield f"analyses.{key}: expected {_one_of(tasks)}, found '{task}'"
+    for model, task in product(config["models"], named["initialization.tasks"]):
+        own = config["datasets"].get(task, {}).get("finetuning", {})
+        changes = own, initialization.get("finetuning", {})
+        where = "analyses.initialization.finetuning"
+        yield from _protocol_problems(where, where, changed_finetuning(config, model, *changes))
     for mode in initialization.get("modes", []):
         if mode not in modes:
             yield f"analyses.initialization.modes: expected {_one_of(modes)}, found '{mode}'"
