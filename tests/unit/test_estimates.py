@@ -78,10 +78,72 @@ def test_jobs_take_as_many_passes_as_their_arithmetic():
         (job("nonlinear_curve", datasets=["a", "b"], splits=["test"], alphas=[]), 45200),
         (job("nonlinear_curve", datasets=["a"], splits=both, alphas=[0, 0.5, 1]), 900),
         (job("nonlinear_curve", datasets=["unknown"], splits=both, alphas=[0]), None),
-        (job("merge"), None),
+        (job("kernel", samples=3), None),
         (job("selection", 0, True), 0),
     ]
     assert [forward_passes(each, CONFIG) for each, _ in expected] == [n for _, n in expected]
+
+
+# Validation and test images of a, own and b: 100 and 200, 3 and 5, 5000 and 45000.
+def test_analyses_take_as_many_passes_as_their_arithmetic():
+    tasks, both = ["a", "own"], {"nonlinear": "nonlinear", "linear": "linear"}
+    steps = {"mode": "nonlinear", "steps": 7, "batch_size": 4}
+    epochs = {"mode": "linear", "epochs": 2, "batch_size": 4}
+    grid = {"tasks": tasks, "coefficients": [0.5, 1.0]}
+    merge = {**grid, "methods": {"ties": {}, "tsv": {}}}
+    start = {
+        "tasks": tasks, "images": 10, "alphas": [0.0, 0.5, 1.0], "diagonal": [0.0, 1.0],
+        "control": None,
+    }  # fmt: skip
+    analogies = {
+        "styles": tasks, "coefficients": [0.5, 1.0], "samples": [2, 9], "hyperparameters": steps,
+        "mode": "nonlinear",
+    }  # fmt: skip
+    expected = [
+        # Three methods on the grid, and on test images the mean as well.
+        (job("merge", **merge, mode="nonlinear"), 3 * 2 * 103 + 4 * 205),
+        (job("merge", **merge, mode="linear"), 7 * 103 + 9 * 205),
+        # {a} or {own}, and {a, own}; the ensemble.
+        (job("nonlinear_subsets", **grid, samples=1), 2 * 3 * 51.5 + 2 * 205 + 2 * 205),
+        (job("variants", task="a", hyperparameters=steps, variants={
+            "ascent": {}, "longer": {"changes": {"steps": 9}},
+        }), 3 * 4 * (7 + 9)),
+        (job("negation_baselines", **grid, control="b"),
+         2 * 3 * (103 + 2 * 5000) + 4 * (205 + 2 * 45000)),
+        (job("ablations", **grid, rates=["r"], snapshots=[1, 2]), 6 * (2 * 103 + 2 * 205)),
+        (job("analogy_vectors", styles=tasks, hyperparameters=steps), 4 * 3 * 7 * 4),
+        (job("analogy_vectors", styles=tasks, hyperparameters=epochs), 5 * 2 * (900 + 10)),
+        # Batches are of 2 and of 4 images.
+        (job("analogies", **analogies),
+         2 * 2 * 103 + 3 * 205 + 2 * (4 * 3 * 7 * 2 + 205) + 2 * (4 * 3 * 7 * 4 + 205)),
+        (job("analogies", **(analogies | {"mode": "posthoc"})), 2 * 3 * 103 + 7 * 205),
+        (job("linear_weights", tasks=tasks), 205),
+        # Four points of the plane, with (1, 1) of the diagonal among them.
+        (job("disentanglement", tasks=tasks, pairs=[tasks], grid=[0, 1], diagonal=[1], images=10),
+         10 * (2 * 4 + 2 * 2)),
+        (job("checkpoint", step=3, pretraining={"batch_size": 8}), 3 * 3 * 8),
+        (job("checkpoint", step=0, pretraining=None), 0),
+        (job("pretrain", pretraining={"images": 100, "passes": 2}), 3 * 200),
+        (job("probe_heads", datasets=tasks), 910),
+        (job("start_vectors", hyperparameters={"a": steps, "own": epochs}), 3 * 28 + 5 * 20),
+        (job("start_edits", **start, modes={"nonlinear": "nonlinear"}),
+         10 * (8 + 5 * 2) + 10 * (2 * 2 + 2 * 2)),
+        (job("start_edits", **start, modes={"linear": "linear"}), 2 * 2 * 10 * 5),
+        (job("start_edits", **(start | {"control": "b"}), modes=both),
+         10 * (8 + 5 * 2 + 5 * 4) + 10 * (2 * 2 + 2 * 2) + 2 * 3 * 10 * 5),
+        (job("merge", **(merge | {"tasks": ["a", "unknown"]}), mode="linear"), None),
+    ]  # fmt: skip
+    for each, passes in expected:
+        assert forward_passes(each, CONFIG) == passes, each.rule
+
+
+def test_analyses_keep_a_tower_per_vector():
+    variants = {"ascent": {}, "reseeded": {"snapshots": [1, 2]}}
+    jobs = [job("variants", task="a", variants=variants, hyperparameters={
+        "mode": "nonlinear", "steps": 1, "batch_size": 1,
+    })]  # fmt: skip
+    (cost,) = costs(jobs, CONFIG)
+    assert cost.disk == pytest.approx(4 * 4 * 87.8e6, rel=0.01)
 
 
 def test_costs_add_up_by_rule_and_say_what_is_unknown():

@@ -1,10 +1,8 @@
 """What a run costs, said before it starts: jobs by rule, GPU hours, and disk.
 
-The unit of work is one image's forward pass through the image tower. Jobs know how many they take
-from their settings: a step of non-linear fine-tuning is 3 of them per image and a linearized one 5,
-the tangents of T task vectors are 1 + 2T, a curve is one per coefficient. A pass has the floating
-point operations of its architecture, and `planning.tflops` says how many the hardware really does:
-a number that `benchmarks/tangent.py` measures.
+The unit of work is one image's forward pass through the image tower; `passes` counts them. A pass
+has the floating point operations of its architecture, and `planning.tflops` says how many the
+hardware really does: a number that `benchmarks/tangent.py` measures.
 """
 
 from __future__ import annotations
@@ -15,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from task_arithmetic.architectures import resolve_architecture
+from task_arithmetic.passes import passes_of
 
-UNITS_PER_STEP = {"nonlinear": 3, "linear": 5}
 FLOAT = 4  # bytes
 
 
@@ -165,27 +163,16 @@ def forward_passes(job: PlannedJob, config: Mapping[str, Any]) -> float | None:
         config: The experiment's configuration.
 
     Returns:
-        The number; 0 for a job without a GPU. Analyses are not estimated: their passes depend on
-        what they select.
+        The number; 0 for a job without a GPU.
     """
-    settings = job.settings
-    if job.rule == "finetune":
-        protocol = settings["hyperparameters"]
-        images = protocol.get("steps", 0) * protocol["batch_size"]
-        if "epochs" in protocol:
-            sizes = images_of(config, settings["task"])
-            if sizes is None:
-                return None
-            images = protocol["epochs"] * sizes["train"]
-        return UNITS_PER_STEP[protocol["mode"]] * images
-    if job.rule == "features":
-        images = _evaluated(config, [settings["dataset"]], settings["splits"])
-        return None if images is None else images * (1 + 2 * len(settings["vectors"]))
-    if job.rule == "nonlinear_curve":
-        images = _evaluated(config, settings["datasets"], settings["splits"])
-        # A test curve takes its one coefficient from the selection.
-        return None if images is None else images * max(1, len(settings["alphas"]))
-    return None if job.gpus else 0
+    if not job.gpus:
+        return 0
+
+    def images(dataset: str, split: str) -> float:
+        return (images_of(config, dataset) or {}).get(split, math.nan)
+
+    passes = passes_of(job.rule, job.settings, images)
+    return None if math.isnan(passes) else passes
 
 
 def _evaluated(config: Mapping[str, Any], datasets: list[str], splits: list[str]) -> int | None:
@@ -209,15 +196,25 @@ def _disk(job: PlannedJob, config: Mapping[str, Any]) -> float | None:
     if job.rule == "dataset":
         megabytes = config["datasets"][job.settings["dataset"]]["source"].get("size_mb")
         return None if megabytes is None else megabytes * 1e6
-    if job.rule in ("finetune", "vector"):
+    if towers := _towers(job):
         parameters = tower_parameters(_architecture(config, job.model))
-        return None if parameters is None else FLOAT * parameters
+        return None if parameters is None else FLOAT * towers * parameters
     if job.rule == "features":
         images = _evaluated(config, [job.settings["dataset"]], job.settings["splits"])
         columns = 1 + len(job.settings["vectors"])
         width = _architecture(config, job.model)["embed_dim"]
         return None if images is None else FLOAT * images * columns * width
     return 0
+
+
+def _towers(job: PlannedJob) -> int:
+    """Return how many towers' parameters a job writes."""
+    if job.rule == "variants":
+        made = job.settings["variants"].values()
+        return sum(1 + len(variant.get("snapshots", ())) for variant in made)
+    if job.rule == "start_vectors":
+        return len(job.settings["hyperparameters"])
+    return {"finetune": 1, "vector": 1, "analogy_vectors": 4}.get(job.rule, 0)
 
 
 def _architecture(config: Mapping[str, Any], model: str) -> dict[str, Any]:
@@ -239,7 +236,7 @@ def render_costs(found: list[Cost], tflops: float) -> str:
     Returns:
         Lines of text.
     """
-    lines = [f"{'rule':<20}{'jobs':>7}  {'where':<8}{'GPU hours':>10}{'disk':>10}"]
+    lines = [f"{'rule':<24}{'jobs':>7}  {'where':<8}{'GPU hours':>10}{'disk':>10}"]
     total = Cost(
         "total",
         sum(cost.jobs for cost in found),
@@ -250,7 +247,7 @@ def render_costs(found: list[Cost], tflops: float) -> str:
     for cost in [*found, total]:
         where = "" if cost is total else "here" if cost.local else "cluster"
         lines.append(
-            f"{cost.rule:<20}{cost.jobs:>7}  {where:<8}{_hours(cost.gpu_hours):>10}"
+            f"{cost.rule:<24}{cost.jobs:>7}  {where:<8}{_hours(cost.gpu_hours):>10}"
             f"{_bytes(cost.disk):>10}"
         )
     lines.append(f"GPU hours at {tflops:g} TFLOP/s sustained (planning.tflops).")
