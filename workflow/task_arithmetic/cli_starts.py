@@ -183,6 +183,7 @@ def start_edits(
     from task_arithmetic.encoders import load_encoder
     from task_arithmetic.experiment import RESULT_COLUMNS, Subject, run_experiment
     from task_arithmetic.networks import EditedNetwork, first_order_models
+    from task_arithmetic.tables import ordered_modes
     from task_arithmetic.vectors import TaskVector
 
     inputs, outputs = [encoder, *vectors, *heads, *examples], [accuracies, errors]
@@ -213,15 +214,15 @@ def start_edits(
         weights = {name: weight for name, (weight, _) in head_of.items()}
         points = evaluated_points(tasks, [], [], settings["diagonal"])
         results, measured = [], []
-        for mode, by_split in features.items():
+        for mode in ordered_modes(modes):
             identity = {"model": settings["model"], "seed": settings["seed"], "mode": mode}
-            subject = Subject(**identity, features=by_split, labels=labels, heads=weights)
+            subject = Subject(**identity, features=features[mode], labels=labels, heads=weights)
             results.append(
                 run_experiment(
                     subject, tasks, settings["alphas"], control, settings["control_threshold"]
                 )
             )
-            found = disentanglement_errors(points, by_split["test"], weights)
+            found = disentanglement_errors(points, features[mode]["test"], weights)
             measured.append(found.assign(**identity))
         for path, frames, columns in (
             (accuracies, results, RESULT_COLUMNS),
