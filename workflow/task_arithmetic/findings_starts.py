@@ -123,6 +123,10 @@ def emergence(table: pd.DataFrame, errors: pd.DataFrame, tasks: Sequence[str]) -
     errors = errors[(errors["distance"] == "prediction") & (errors["alpha_first"] > 0)]
     models, _, modes = axes(table)
     places = range(len(starts))
+
+    def shade(alpha: float) -> dict[str, float]:
+        return {"alpha": 0.25 + 0.75 * alpha, "linewidth": 0.8 + 1.6 * alpha}
+
     figure, panels = panel_grid(len(models), 3)
     for row, model in zip(panels, models, strict=True):
         for mode, look in looks_of(modes).items():
@@ -135,18 +139,7 @@ def emergence(table: pd.DataFrame, errors: pd.DataFrame, tasks: Sequence[str]) -
             measured = errors[(errors["model"] == model) & (errors["mode"] == mode)]
             by_alpha = measured.pivot_table(index="start", columns="alpha_first", values="error")
             for alpha, line in by_alpha.loc[starts].items():
-                row[2].plot(places, line, **look | {"alpha": 0.25 + 0.75 * alpha})
-                # At the left end: from random weights the lines lie apart.
-                row[2].annotate(
-                    f"α = {alpha:g}",
-                    (0, line.iloc[0]),
-                    xytext=(-6, 0),
-                    textcoords="offset points",
-                    ha="right",
-                    va="center",
-                    fontsize="small",
-                )
-            row[2].set_xlim(left=-0.9)
+                row[2].plot(places, line, **look | shade(alpha))
         for panel in row:
             steps = [start.removeprefix("step-").replace("pretrained", "all") for start in starts]
             panel.set_xticks(places, steps)
@@ -154,10 +147,15 @@ def emergence(table: pd.DataFrame, errors: pd.DataFrame, tasks: Sequence[str]) -
         row[0].set(title=f"{model}: accuracy", ylabel="Test accuracy (%)")
         row[1].set(title=f"{model}: kept by the sum", ylabel="Gain over θ0 kept (%)")
         row[2].set(title=f"{model}: disentanglement", ylabel="Error ξ(α, α) (% of predictions)")
-        row[2].margins(x=0.15)
     mode_legend(figure, modes)
     extra = [("θ0", PALETTE["pretrained"]), ("single-task models", {"linestyle": "--"}),
              ("sum of all", {"linestyle": "-"})]  # fmt: skip
     handles = [Line2D([], [], label=label, **({"color": GREY} | look)) for label, look in extra]
     panels[0][0].legend(handles=handles, fontsize=7.5)
+    # In the corner above lines that fall.
+    handles = [
+        Line2D([], [], color=GREY, label=f"α = {alpha:g}", **shade(alpha))
+        for alpha in sorted(errors["alpha_first"].unique())
+    ]
+    panels[0][2].legend(handles=handles, fontsize=7.5, loc="upper right")
     return figure
