@@ -35,7 +35,7 @@ def recorded_command(project, artifact):
 @pytest.mark.parametrize("mode", ["nonlinear", "linear"])
 def test_a_killed_training_resumes_to_the_same_bits(project, mode):
     artifact = CHECKPOINT.format(mode=mode)
-    project.configure(lambda config: config["finetuning"].update(steps=60, checkpoint_every=5))
+    project.configure(lambda config: config["finetuning"].update(steps=30, checkpoint_every=3))
     target = project.result(artifact)
     assert project.run("--cores", "1", target.relative_to(project.root)).returncode == 0
     expected = sha256(target)

@@ -147,8 +147,8 @@ def test_a_page_says_what_was_run_and_one_where_it_comes_from(finished_project):
         assert digest[:12] in provenance
 
 
-def test_the_default_experiment_starts_few_processes_with_torch(new_project):
-    done = new_project.run("--dry-run", "--configfile", ROOT / "config.yaml", "--", "all")
+def test_the_default_tables_take_few_processes_with_torch(new_project):
+    done = new_project.run("--dry-run", "--configfile", ROOT / "config.yaml", "--", "all_tables")
     assert done.returncode == 0, done.stderr
     text = (done.stdout + done.stderr).partition("Job stats:")[2]
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", text.partition("\n\n")[0], re.MULTILINE))
