@@ -12,7 +12,7 @@ from synthetic_accuracies import accuracy_rows
 from test_finetune import SETTINGS
 
 from task_arithmetic import analogies as module
-from task_arithmetic import analogy_figures, merging_tables, tables
+from task_arithmetic import analogy_figures, merging_rendering, merging_tables, tables
 from task_arithmetic.analogies import (
     ANALOGY_COLUMNS,
     FewShot,
@@ -246,7 +246,7 @@ def table_rows():
 def test_the_table_has_a_line_for_each_number_of_images():
     table = table_rows()
     assert table.accuracy_se[0] == pytest.approx(np.sqrt(0.2 * 0.8 / 100))
-    text = merging_tables.render("analogies", table, "markdown")
+    text = merging_rendering.render("analogies", table, "markdown")
     lines = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")]
     cells = {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
     assert list(cells)[2:] == [

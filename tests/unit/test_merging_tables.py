@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from synthetic_accuracies import accuracy_rows
 
-from task_arithmetic import merging_figures, merging_tables, tables
+from task_arithmetic import merging_figures, merging_rendering, merging_tables, tables
 from task_arithmetic.merging_tables import half_width, subset_means
 
 KEY = ("tiny", 0, "nonlinear")
@@ -57,7 +57,7 @@ def test_merged_models_are_normalized_and_name_their_paper(single):
     assert ties.normalized_accuracy.to_dict() == pytest.approx({"a": 0.5, "b": 1.0, "c": 0.9})
     assert ties.accuracy_se["a"] == pytest.approx(np.sqrt(0.4 * 0.6 / 1000))
     assert "2306.01708" in ties.source["a"]
-    text = merging_tables.render("merging", table, "markdown")
+    text = merging_rendering.render("merging", table, "markdown")
     cells = {line.split("|")[1].strip(): line for line in text.splitlines() if line[:2] == "| "}
     best = [cell.strip() for cell in cells["Ensemble of T models"].split("|")[2:-1]]
     assert best == ["**76.7**", "**100.0**", "–"]
@@ -97,7 +97,7 @@ def test_the_interval_is_that_of_a_sample_without_replacement():
 
 
 def test_subsets_are_summarized_by_size(summed):
-    text = merging_tables.render("subsets", summed, "markdown")
+    text = merging_rendering.render("subsets", summed, "markdown")
     lines = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")]
     table = {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
     # One pair of three is measured on all tasks: a mean without an interval.
@@ -143,7 +143,7 @@ def test_baselines_stand_beside_the_negated_nonlinear_vector(forgotten):
 def test_a_baseline_without_a_feasible_coefficient_is_shown_as_such(forgotten):
     by = forgotten.set_index(["method", "task"])
     assert np.isnan(by.target_accuracy["scaled_ascent", "b-2"])
-    text = merging_tables.render("negation_baselines", forgotten, "markdown")
+    text = merging_rendering.render("negation_baselines", forgotten, "markdown")
     assert "30.0 (1 of 2)" in text
     assert "Infeasible" in text
 
@@ -185,7 +185,7 @@ def cosine_rows(wanted=tuple(OWN)):
 def test_similarity_has_each_pair_once_and_sizes_by_layer():
     table = cosine_rows()
     assert len(table) == 2 * 3 * 3
-    text = merging_tables.render("similarity", table, "markdown")
+    text = merging_rendering.render("similarity", table, "markdown")
     line = next(line for line in text.splitlines() if line.startswith("| stem"))
     assert [cell.strip() for cell in line.split("|")[2:-1]] == ["0.200"] * 4
 

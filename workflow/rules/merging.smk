@@ -257,7 +257,7 @@ rule merging_table:
         runtime=10,
     params:
         settings=get_merging_table_settings,
-        code=code_digest("merging_tables"),
+        code=code_digest("merging_tables", "merging_rendering"),
     message:
         "table {wildcards.merging_table}"
     shell:

@@ -80,16 +80,18 @@ def merging_table(
     import pandas as pd
 
     from task_arithmetic import merging_tables
+    from task_arithmetic.merging_rendering import render
 
     name = MergingTable(settings["table"])
     inputs, outputs = [*measured, *tables], [csv, markdown, latex]
-    with recorded_step("merging-table", settings, ("merging_tables",), inputs, outputs):
+    modules = ("merging_tables", "merging_rendering")
+    with recorded_step("merging-table", settings, modules, inputs, outputs):
         make = getattr(merging_tables, name)
         rows = pd.concat(map(read_csv, measured), ignore_index=True)
         table = make(rows, *map(read_csv, tables), *_order(name, settings))
         write_csv(csv, table)
-        write_text(markdown, merging_tables.render(name, table, "markdown"))
-        write_text(latex, merging_tables.render(name, table, "latex"))
+        write_text(markdown, render(name, table, "markdown"))
+        write_text(latex, render(name, table, "latex"))
 
 
 @app.command()
