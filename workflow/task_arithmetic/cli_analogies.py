@@ -42,12 +42,10 @@ def analogy_vectors(
 ) -> None:
     """Fine-tune on each half of the classes in each of two styles; resumes each."""
     start(log, threads)
-    import torch
-
     from task_arithmetic.analogies import sub_populations
     from task_arithmetic.encoders import load_encoder
     from task_arithmetic.finetune import FinetuneSettings
-    from task_arithmetic.variants import Variant, save_variants, train_variant
+    from task_arithmetic.variants import Variant, resume_path, save_variants, train_variants
 
     inputs, modules = [encoder, *heads, *train], ("analogies",)
     with recorded_step("analogy-vectors", settings, modules, inputs, [output]):
@@ -55,23 +53,20 @@ def analogy_vectors(
         base, fingerprint = load_encoder(encoder), fingerprint_of(settings, modules, inputs)
         reading = (heads, base.preprocess, threads, memory_mb)
         seen = read_examples(styles, "train", train, *reading, **augmentation_of(protocol))
-        made, states = {}, []
-        for population, of in sub_populations(seen, _class_names(styles, heads)).items():
-            states.append(output.with_suffix(f".{population.name}.resume.safetensors"))
-            made |= train_variant(
-                Variant(population.name),
-                base,
-                torch.from_numpy(of.head),
-                of.images,
-                torch.from_numpy(of.labels),
-                protocol,
-                states[-1],
-                fingerprint,
-            )
-        metadata = {"model": settings["model"], "mode": protocol.mode}
-        save_variants(output, made, metadata)
-    for state in states:
-        state.unlink(missing_ok=True)
+        populations = sub_populations(seen, _class_names(styles, heads))
+        made = train_variants(
+            (
+                (Variant(population.name), of.head, of.images, of.labels)
+                for population, of in populations.items()
+            ),
+            base,
+            protocol,
+            output,
+            fingerprint,
+        )
+        save_variants(output, made, {"model": settings["model"], "mode": protocol.mode})
+    for population in populations:
+        resume_path(output, population.name).unlink(missing_ok=True)
 
 
 @app.command()

@@ -46,11 +46,9 @@ def variants(
 ) -> None:
     """Fine-tune variants of one task's model, such as by gradient ascent; resumes each."""
     start(log, threads)
-    import torch
-
     from task_arithmetic.encoders import load_encoder
     from task_arithmetic.finetune import FinetuneSettings
-    from task_arithmetic.variants import Variant, save_variants, train_variant
+    from task_arithmetic.variants import Variant, resume_path, save_variants, train_variants
 
     inputs, modules = [encoder, head, train], ("variants",)
     with recorded_step("variants", settings, modules, inputs, [output]):
@@ -61,22 +59,19 @@ def variants(
             train, base.preprocess, threads, memory_mb, class_names, protocol
         )
         fingerprint = fingerprint_of(settings["hyperparameters"], modules, inputs)
-        made, states = {}, []
-        for name, described in settings["variants"].items():
-            states.append(output.with_suffix(f".{name}.resume.safetensors"))
-            made |= train_variant(
-                Variant(name, **described),
-                base,
-                torch.from_numpy(weight),
-                split.images,
-                torch.from_numpy(split.labels),
-                protocol,
-                states[-1],
-                fingerprint,
-            )
+        made = train_variants(
+            (
+                (Variant(name, **described), weight, split.images, split.labels)
+                for name, described in settings["variants"].items()
+            ),
+            base,
+            protocol,
+            output,
+            fingerprint,
+        )
         save_variants(output, made, {"model": settings["model"], "task": task})
-    for state in states:
-        state.unlink(missing_ok=True)
+    for name in settings["variants"]:
+        resume_path(output, name).unlink(missing_ok=True)
 
 
 @app.command()

@@ -7,12 +7,13 @@ hung onto it from outside, by hooks, so that they share its protocol to the lett
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -88,6 +89,45 @@ def train_variant(
         )
     ends = {variant.name: final} | {f"{variant.name}@{step}": at for step, at in taken.items()}
     return {name: TaskVector.between(pretrained, theta) for name, theta in ends.items()}
+
+
+def train_variants(
+    trainings: Iterable[tuple[Variant, np.ndarray, Images, np.ndarray]],
+    encoder: Encoder,
+    settings: FinetuneSettings,
+    output: Path,
+    fingerprint: str,
+) -> dict[str, TaskVector]:
+    """Fine-tune several variants from θ0, one after another; each resumes by itself.
+
+    Args:
+        trainings: Each variant with its classifier `[classes, features]`, images and labels.
+        encoder: The pre-trained tower θ0; it stays as it is.
+        settings: The ordinary protocol.
+        output: The file that the vectors are for; resumable states are kept beside it.
+        fingerprint: Identifies everything else that decides the result.
+
+    Returns:
+        The task vectors by name, as `train_variant` names them.
+    """
+    made = {}
+    for variant, head, images, labels in trainings:
+        made |= train_variant(
+            variant,
+            encoder,
+            torch.from_numpy(head),
+            images,
+            torch.from_numpy(labels),
+            settings,
+            resume_path(output, variant.name),
+            fingerprint,
+        )
+    return made
+
+
+def resume_path(output: Path, name: str) -> Path:
+    """Return where the resumable state of a variant is kept, beside the file it is for."""
+    return output.with_suffix(f".{name}.resume.safetensors")
 
 
 @contextmanager
